@@ -1,0 +1,138 @@
+"""How data flows: Inputs and masks by modality, a Batch of samples, the Output of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from crossguard.core.errors import InputError
+
+Inputs: TypeAlias = dict[str, Tensor]
+Mask: TypeAlias = dict[str, Tensor]
+Need: TypeAlias = Literal["auxiliary", "latents", "weights", "attention"]
+
+
+def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """A mask over the leading axes of `x` (size 1 where it does not tell apart), made broadcastable to `x`."""
+    return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
+
+
+def present(mask: Mapping[str, Tensor] | None, name: str, samples: int) -> Tensor | None:
+    """(N,) bool: whether anything of modality `name` is real in each sample; None where nothing is masked."""
+    if mask is None or name not in mask:
+        return None
+    return mask[name].reshape(samples, -1).any(dim=1)
+
+
+def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
+    """Raise InputError unless each mask is bool, of a known modality and fits its leading axes."""
+    for name, m in (mask or {}).items():
+        if name not in inputs:
+            raise InputError(f"mask names {name!r}, but the inputs are {sorted(inputs)}")
+        x = inputs[name]
+        fits = m.dim() <= x.dim() and all(a in (1, b) for a, b in zip(m.shape, x.shape, strict=False))
+        if m.dtype != torch.bool or m.dim() < 1 or not fits or m.shape[0] != x.shape[0]:
+            raise InputError(
+                f"mask of {name!r}: found {m.dtype} of shape {tuple(m.shape)}, expected bool over the leading axes "
+                f"of {tuple(x.shape)} (1 where an axis is not told apart)"
+            )
+
+
+def check_finite(inputs: Inputs, ids: Sequence[str | int] | Tensor | None = None) -> None:
+    """Raise InputError naming the first samples with NaN or Inf."""
+    for name, x in inputs.items():
+        bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+        if bool(bad.any()):
+            rows: list[int] = bad.nonzero().flatten().tolist()
+            named = rows if ids is None else [ids[i] for i in rows]
+            shown = ", ".join(str(i) for i in named[:5]) + (", …" if len(rows) > 5 else "")
+            raise InputError(
+                f"modality {name!r}: NaN or Inf in {len(rows)} of {x.shape[0]} samples ({shown}); "
+                f"repair or drop them, or mask what is missing and fill it with a finite value"
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that travel together: inputs and masks by modality, targets, ids and groups.
+
+    `targets` is (N,) int64 (single label) or (N, C) (multi-label); `groups` names what splits and intervals must
+    keep together (subject, speaker, video).
+    """
+
+    inputs: Inputs
+    targets: Tensor
+    mask: Mask = field(default_factory=dict)
+    ids: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return self.targets.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on a device."""
+        return replace(
+            self,
+            inputs={k: v.to(device, non_blocking=non_blocking) for k, v in self.inputs.items()},
+            targets=self.targets.to(device, non_blocking=non_blocking),
+            mask={k: v.to(device, non_blocking=non_blocking) for k, v in self.mask.items()},
+        )
+
+    def take(self, index: Sequence[int]) -> Batch:
+        """The samples at `index`, in that order."""
+        rows = torch.as_tensor(index, dtype=torch.long, device=self.targets.device)
+        return Batch(
+            inputs={k: v[rows] for k, v in self.inputs.items()},
+            targets=self.targets[rows],
+            mask={k: v[rows] for k, v in self.mask.items()},
+            ids=tuple(self.ids[i] for i in index) if self.ids else (),
+            groups=tuple(self.groups[i] for i in index) if self.groups else (),
+        )
+
+    def with_inputs(self, inputs: Inputs) -> Batch:
+        """The same samples with other inputs."""
+        return replace(self, inputs=inputs)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model returns: `logits` (N, C), and what was asked for in `need`.
+
+    `auxiliary` logits, `latents` and reweighting `weights` ((N,), averaging 1) are by modality; `attention` is
+    one (N, heads, T, T) map a layer.
+    """
+
+    logits: Tensor
+    auxiliary: dict[str, Tensor] | None = None
+    latents: dict[str, Tensor] | None = None
+    weights: dict[str, Tensor] | None = None
+    attention: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What one branch hands over before branches first exchange anything: `value` (N, C, …), `present` (N,)."""
+
+    value: Tensor
+    present: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Feature:
+        """The samples at `rows`."""
+        return take(self, rows)
+
+
+def take(tree: Any, rows: Tensor) -> Any:
+    """Index every tensor of a nest of dicts, tuples, lists and dataclasses along its first axis."""
+    if isinstance(tree, Tensor):
+        return tree.index_select(0, rows)
+    if isinstance(tree, dict):
+        return {k: take(v, rows) for k, v in tree.items()}
+    if isinstance(tree, tuple | list):
+        return type(tree)(take(v, rows) for v in tree)
+    if hasattr(tree, "__dataclass_fields__"):
+        return replace(tree, **{f.name: take(getattr(tree, f.name), rows) for f in fields(tree)})
+    return tree

@@ -1,0 +1,101 @@
+"""How a model is called, and how it is borrowed and given back exactly as it was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from crossguard.core.batch import Feature, Inputs, Need, Output
+from crossguard.core.errors import ModelError
+
+
+@runtime_checkable
+class Branched(Protocol):
+    """A model whose branches can be run apart: attacks compute what they do not touch only once."""
+
+    def encode(self, name: str, x: Tensor, mask: Tensor | None = None) -> Feature:
+        """Everything of one branch before branches first exchange anything."""
+        ...
+
+    def fuse(self, features: dict[str, Feature], need: Sequence[Need] = ()) -> Output:
+        """Everything after."""
+        ...
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module inside DistributedDataParallel; attacks must not call `DDP.forward`."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def _keywords(model: nn.Module) -> set[str]:
+    # torch.compile hides the signature behind (*args, **kwargs).
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    parameters = inspect.signature(inner.forward).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {"mask", "need"}
+    return {p.name for p in parameters} & {"mask", "need"}
+
+
+def takes_mask(model: nn.Module) -> bool:
+    """Whether the model's forward has a `mask` argument, so that "missing" can be said to it."""
+    return "mask" in _keywords(model)
+
+
+def _as_output(answer: Any) -> Output:
+    if isinstance(answer, Tensor):
+        return Output(answer)
+    if isinstance(answer, Output):
+        return answer
+    raise ModelError(
+        f"model returned {type(answer).__name__}, expected cg.Output or a logits tensor; wrap it: cg.adapt(model, …)"
+    )
+
+
+def caller(model: nn.Module) -> Callable[..., Output]:
+    """`forward` with the model's keywords looked up once, for loops."""
+    known = _keywords(model)
+
+    def call(inputs: Inputs, mask: Mapping[str, Tensor] | None = None, need: Sequence[Need] = ()) -> Output:
+        options: dict[str, Any] = {}
+        if mask and "mask" in known:
+            options["mask"] = mask
+        if need and "need" in known:
+            options["need"] = need
+        return _as_output(model(inputs, **options))
+
+    return call
+
+
+def forward(
+    model: nn.Module, inputs: Inputs, mask: Mapping[str, Tensor] | None = None, need: Sequence[Need] = ()
+) -> Output:
+    """Call a model that takes `inputs` and, if its forward names them, `mask` and `need`; a bare tensor is logits.
+
+    Raises ModelError where the answer is neither an Output nor a tensor.
+    """
+    return caller(model)(inputs, mask, need)
+
+
+@contextmanager
+def borrowed(model: nn.Module, seed: int = 0, device: torch.device | None = None) -> Generator[nn.Module]:
+    """Lend a model in eval mode with gradients on and a seeded generator; give back every flag and all RNG state."""
+    flags = [(m, m.training) for m in model.modules()]
+    used = {p.device for p in model.parameters()} | ({device} if device is not None else set[torch.device]())
+    cuda = {torch.cuda.current_device() if str(d) == "cuda" else d.index for d in used if d.type == "cuda"}
+    with torch.random.fork_rng(cuda):
+        # torch.manual_seed would seed every device, also those whose state is not given back.
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        try:
+            model.eval()
+            with torch.inference_mode(False), torch.enable_grad():
+                yield bare(model)
+        finally:
+            for module, training in flags:
+                module.training = training

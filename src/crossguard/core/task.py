@@ -1,0 +1,113 @@
+"""What is to be predicted: the training loss, the margin that attacks lower, and what counts as fooled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossguard.core.errors import InputError, ModelError
+
+
+def _check_logits(logits: Tensor, samples: int, classes: int) -> None:
+    if logits.dim() != 2 or logits.shape[0] != samples or logits.shape[1] != classes:
+        raise ModelError(
+            f"model returned logits of shape {tuple(logits.shape)}, expected ({samples}, {classes}): one row a sample, "
+            f"one column a class"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SingleLabel:
+    """One class a sample; targets (N,) int64."""
+
+    classes: int
+
+    def check(self, targets: Tensor) -> None:
+        """Raise InputError unless targets are (N,) integers in [0, classes)."""
+        if targets.dim() != 1 or targets.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                f"single-label targets: found {targets.dtype} of shape {tuple(targets.shape)}, expected (N,) int64"
+            )
+        if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= self.classes):
+            raise InputError(
+                f"single-label targets span [{int(targets.min())}, {int(targets.max())}], "
+                f"expected [0, {self.classes - 1}]"
+            )
+
+    def check_logits(self, logits: Tensor, samples: int) -> None:
+        """Raise ModelError unless logits are (samples, classes)."""
+        _check_logits(logits, samples, self.classes)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, (N,)."""
+        return F.cross_entropy(logits, targets, reduction="none")
+
+    def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) true logit minus the best other one; a sample is right where it is > 0 (a tie is not right)."""
+        index = targets.unsqueeze(1)
+        own = logits.gather(1, index).squeeze(1)
+        if logits.shape[1] == 1:
+            return own
+        return own - logits.scatter(1, index, -torch.inf).amax(dim=1)
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """(N,) the winning class."""
+        return logits.argmax(dim=1)
+
+    def looks_like_probabilities(self, logits: Tensor) -> bool:
+        """Whether the "logits" are a distribution over classes in every row."""
+        inside = (logits >= 0).all() & (logits <= 1).all()
+        return logits.shape[1] > 1 and bool(inside & ((logits.sum(dim=1) - 1).abs() < 1e-3).all())
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabel:
+    """Any number of classes a sample; targets (N, C), 1 where the class is present."""
+
+    classes: int
+
+    def check(self, targets: Tensor) -> None:
+        """Raise InputError unless targets are (N, classes) of zeros and ones."""
+        if targets.dim() != 2 or targets.shape[1] != self.classes:
+            raise InputError(f"multi-label targets: found shape {tuple(targets.shape)}, expected (N, {self.classes})")
+        if targets.numel() and not bool(((targets == 0) | (targets == 1)).all()):
+            raise InputError("multi-label targets must be 0 or 1")
+
+    def check_logits(self, logits: Tensor, samples: int) -> None:
+        """Raise ModelError unless logits are (samples, classes)."""
+        _check_logits(logits, samples, self.classes)
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross-entropy, the mean over classes, (N,)."""
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(dim=1)
+
+    def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).
+
+        Without a present (absent) class the other side is compared with 0, the logit of probability 1/2.
+        """
+        positive = targets.bool()
+        own = logits.masked_fill(~positive, -torch.inf).amax(dim=1)
+        other = logits.masked_fill(positive, -torch.inf).amax(dim=1)
+        zero = torch.zeros_like(own)
+        return torch.where(torch.isinf(own), zero, own) - torch.where(torch.isinf(other), zero, other)
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """(N,) the top-scored class."""
+        return logits.argmax(dim=1)
+
+    def looks_like_probabilities(self, logits: Tensor) -> bool:
+        """Whether every "logit" lies in [0, 1], which real logits of absent classes do not; a few may by chance."""
+        return logits.numel() >= 16 and bool(((logits >= 0) & (logits <= 1)).all())
+
+
+Task: TypeAlias = SingleLabel | MultiLabel
+
+
+def infer_task(targets: Tensor, logits: Tensor) -> Task:
+    """The task that the shape of the targets implies: (N,) single-label, (N, C) multi-label."""
+    return SingleLabel(logits.shape[-1]) if targets.dim() == 1 else MultiLabel(logits.shape[-1])

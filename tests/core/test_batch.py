@@ -1,0 +1,83 @@
+"""Batches, masks and modalities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import crossguard as cg
+from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, present, take
+
+
+def test_masks_spread_over_trailing_axes() -> None:
+    x = torch.zeros(2, 3, 4, 5)
+    assert expand_mask(torch.ones(2, dtype=torch.bool), x).shape == (2, 1, 1, 1)
+    assert expand_mask(torch.ones(2, 1, 4, dtype=torch.bool), x).shape == (2, 1, 4, 1)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"b": torch.ones(2, dtype=torch.bool)},
+        {"a": torch.ones(2)},
+        {"a": torch.ones(3, dtype=torch.bool)},
+        {"a": torch.ones(1, 3, dtype=torch.bool)},
+        {"a": torch.ones(2, 2, dtype=torch.bool)},
+        {"a": torch.ones(2, 3, 1, 1, dtype=torch.bool)},
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(mask: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(cg.InputError):
+        check_mask(mask, {"a": torch.zeros(2, 3, 4)})
+
+
+def test_presence() -> None:
+    mask = {"a": torch.tensor([[True, False], [False, False]])}
+    found = present(mask, "a", 2)
+    assert found is not None
+    assert found.tolist() == [True, False]
+    assert present(mask, "b", 2) is None
+    assert present(None, "a", 2) is None
+
+
+def test_non_finite_samples_are_named_by_id() -> None:
+    x = torch.zeros(3, 2)
+    x[1, 0] = torch.nan
+    with pytest.raises(cg.InputError, match="clip-b"):
+        check_finite({"a": x}, ["clip-a", "clip-b", "clip-c"])
+
+
+def test_take_indexes_a_nest() -> None:
+    nest = {"f": Feature(torch.arange(4), None), "t": (torch.arange(4), "text")}
+    taken = take(nest, torch.tensor([2, 0]))
+    assert taken["f"].value.tolist() == [2, 0]
+    assert taken["t"][0].tolist() == [2, 0]
+    assert taken["t"][1] == "text"
+
+
+def test_batch_take_keeps_everything_together() -> None:
+    batch = cg.Batch(
+        {"a": torch.arange(3.0)[:, None]}, torch.arange(3), {"a": torch.eye(3, dtype=torch.bool)[0]},
+        ("x", "y", "z"), ("g", "g", "h"),
+    )  # fmt: skip
+    part = batch.take([2, 0])
+    assert part.inputs["a"].flatten().tolist() == [2.0, 0.0]
+    assert part.targets.tolist() == [2, 0]
+    assert part.mask["a"].tolist() == [False, True]
+    assert part.ids == ("z", "x")
+    assert part.groups == ("h", "g")
+
+
+def test_modality_says_its_axes() -> None:
+    rgb = cg.Modality("rgb", "NCTHW", "intensity", (0, 1), 30.0)
+    x = torch.zeros(2, 3, 8, 4, 5)
+    rgb.check(x)
+    assert rgb.size(x, "T") == 8
+    assert rgb.size(x, "V") == 1
+    assert cg.Modality.from_dict(rgb.to_dict()) == rgb
+    with pytest.raises(cg.InputError, match="NCTHW"):
+        rgb.check(x[0])
+    with pytest.raises(cg.InputError, match="codes"):
+        rgb.check(x.to(torch.uint8))
+    with pytest.raises(cg.InputError, match="axes"):
+        cg.Modality("rgb", "CTHW", "intensity")

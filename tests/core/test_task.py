@@ -1,0 +1,60 @@
+"""Margins, losses and checks of both tasks, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import crossguard as cg
+
+
+def test_single_label_margin_by_hand() -> None:
+    logits = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, 5.0], [1.0, 1.0, 0.0]])
+    margin = cg.SingleLabel(3).margin(logits, torch.tensor([0, 1, 0]))
+    assert margin.tolist() == [1.0, -2.0, 0.0]
+
+
+def test_one_output_has_a_margin_too() -> None:
+    assert cg.SingleLabel(1).margin(torch.tensor([[0.5]]), torch.tensor([0])).tolist() == [0.5]
+
+
+def test_multi_label_margin_by_hand() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0], [-1.0, -2.0, -3.0], [4.0, 5.0, 6.0]])
+    targets = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
+    assert cg.MultiLabel(3).margin(logits, targets).tolist() == [2.0, -2.0, 1.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("task", "targets"),
+    [
+        (cg.SingleLabel(3), torch.tensor([0, 3])),
+        (cg.SingleLabel(3), torch.tensor([-1, 0])),
+        (cg.SingleLabel(3), torch.tensor([0.0, 1.0])),
+        (cg.SingleLabel(3), torch.tensor([[0, 1]])),
+        (cg.MultiLabel(3), torch.tensor([[0, 1]])),
+        (cg.MultiLabel(3), torch.tensor([[0.0, 0.5, 1.0]])),
+    ],
+)
+def test_targets_that_cannot_be_are_refused(task: cg.Task, targets: torch.Tensor) -> None:
+    with pytest.raises(cg.InputError):
+        task.check(targets)
+
+
+def test_probabilities_are_recognised() -> None:
+    logits = torch.randn(8, 4)
+    assert cg.SingleLabel(4).looks_like_probabilities(logits.softmax(dim=1))
+    assert not cg.SingleLabel(4).looks_like_probabilities(logits)
+    assert cg.MultiLabel(4).looks_like_probabilities(logits.sigmoid())
+    assert not cg.MultiLabel(4).looks_like_probabilities(logits)
+
+
+def test_wrong_logits_are_named() -> None:
+    with pytest.raises(cg.ModelError, match=r"\(2, 5\).*expected \(2, 4\)"):
+        cg.SingleLabel(4).check_logits(torch.zeros(2, 5), 2)
+
+
+def test_a_few_honest_logits_in_the_unit_interval_are_no_probabilities() -> None:
+    task = cg.MultiLabel(2)
+    assert not task.looks_like_probabilities(torch.tensor([[0.3, 0.6]]))
+    assert task.looks_like_probabilities(torch.full((8, 2), 0.3))
+    assert not task.looks_like_probabilities(torch.full((8, 2), -0.3))
