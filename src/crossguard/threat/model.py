@@ -1,0 +1,119 @@
+"""What an attacker may do to a whole sample: a budget a modality, and how many modalities at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crossguard.core.batch import Inputs
+from crossguard.core.errors import ThreatError
+from crossguard.threat.budget import Budget
+from crossguard.threat.l2 import L2
+from crossguard.threat.linf import Linf
+
+NORMS: dict[str, type[Budget]] = {budget.norm: budget for budget in (Linf, L2)}
+
+
+class ThreatModel:
+    """Modality -> Budget; `at_most=k` lets the attacker touch k modalities of a sample (None: all of them).
+
+    Budgets come as keywords or as one mapping (for names that are no identifiers). A budget of 0 is the same as
+    not naming the modality. Raises ThreatError for what is not a Budget and for an impossible `at_most`.
+    """
+
+    def __init__(
+        self, budgets: Mapping[str, Budget] | None = None, /, *, at_most: int | None = None, **named: Budget
+    ) -> None:
+        declared = {**(budgets or {}), **named}
+        for name, budget in declared.items():
+            if not isinstance(budget, Budget):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ThreatError(f"modality {name!r}: found {budget!r}, expected a budget such as cg.Linf(0.03)")
+        if at_most is not None and at_most < 1:
+            raise ThreatError(f"at_most is {at_most}, expected a whole number >= 1, or None for all modalities")
+        self.declared: dict[str, Budget] = declared
+        self.budgets: dict[str, Budget] = {name: b for name, b in declared.items() if b.active}
+        self.at_most = at_most
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={budget!r}" for name, budget in self.declared.items()]
+        if self.at_most is not None:
+            parts.append(f"at_most={self.at_most}")
+        return f"ThreatModel({', '.join(parts)})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ThreatModel) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities that may be attacked."""
+        return tuple(self.budgets)
+
+    def only(self, *names: str) -> ThreatModel:
+        """The same budgets on these modalities alone."""
+        missing = [name for name in names if name not in self.declared]
+        if missing:
+            raise ThreatError(f"the threat model has no modality {missing[0]!r}; it has {sorted(self.declared)}")
+        return ThreatModel({name: self.declared[name] for name in names})
+
+    def scaled(self, scale: float) -> ThreatModel:
+        """Every budget `scale` times as large."""
+        return ThreatModel({n: b.scaled(scale) for n, b in self.declared.items()}, at_most=self.at_most)
+
+    def subsets(self) -> list[ThreatModel]:
+        """The largest sets of modalities that may be attacked at once: one, unless `at_most` couples them."""
+        if self.at_most is None or self.at_most >= len(self.budgets):
+            return [ThreatModel(self.budgets)] if self.budgets else []
+        return [self.only(*names) for names in combinations(self.budgets, self.at_most)]
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise ThreatError for a modality that the inputs lack, and for bounds that do not hold the data."""
+        for name, budget in self.declared.items():
+            if name not in inputs:
+                raise ThreatError(f"the threat model names {name!r}, but the inputs are {sorted(inputs)}")
+            budget.check(name, inputs[name])
+
+    def contains(self, adversarial: Inputs, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(N,) whether a sample stays in every budget, with un-attacked and masked parts untouched."""
+        samples = next(iter(inputs.values()))
+        inside = torch.ones(samples.shape[0], dtype=torch.bool, device=samples.device)
+        touched = torch.zeros(samples.shape[0], dtype=torch.long, device=samples.device)
+        for name, x in inputs.items():
+            y = adversarial[name]
+            changed = (y != x).flatten(1).any(dim=1)
+            touched += changed
+            if name in self.budgets:
+                inside &= self.budgets[name].contains(y, x, (mask or {}).get(name))
+            else:
+                inside &= ~changed
+        return inside if self.at_most is None else inside & (touched <= self.at_most)
+
+    def distance(
+        self, adversarial: Inputs, inputs: Inputs, mask: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Modality -> (N,) distance in its budget's norm and unit."""
+        return {n: b.distance(adversarial[n], inputs[n], (mask or {}).get(n)) for n, b in self.declared.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; the inverse of `from_dict`."""
+        return {"budgets": {n: b.to_dict() for n, b in self.declared.items()}, "at_most": self.at_most}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ThreatModel:
+        """From JSON; the inverse of `to_dict`."""
+        budgets: dict[str, Budget] = {}
+        for name, fields in data["budgets"].items():
+            kind = NORMS.get(fields["norm"])
+            if kind is None:
+                raise ThreatError(f"modality {name!r}: unknown norm {fields['norm']!r}; known: {sorted(NORMS)}")
+            options: dict[str, Any] = {k: v for k, v in fields.items() if k != "norm"}
+            if options.get("bounds") is not None:
+                options["bounds"] = tuple(options["bounds"])
+            budgets[name] = kind(**options)
+        return cls(budgets, at_most=data["at_most"])
