@@ -1,0 +1,90 @@
+"""What all encoders share: named stages, so that a fusion can act at several depths."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crossguard.core.errors import ModelError
+
+
+class Encoder(nn.Module):
+    """A branch: `prepare`, then the submodules named in `stages`, in order; `dims` has the channels after each.
+
+    A stage maps (N, C, …) to (N, C', …). `mask` is the modality's input mask and reaches every step, so that what
+    is not real contributes nothing at any depth.
+    """
+
+    stages: tuple[str, ...]
+    dims: dict[str, int]
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Physical units to the first stage's input, differentiable; what is masked out is given a neutral value."""
+        raise NotImplementedError
+
+    def stage(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
+        """One stage."""
+        return self.get_submodule(name)(x)
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(N, C) of a feature map; scaling a channel by a positive number scales its pooled value alike."""
+        return x.flatten(2).mean(dim=2) if x.dim() > 2 else x
+
+    def run(self, x: Tensor, mask: Tensor | None = None, after: str | None = None, to: str | None = None) -> Tensor:
+        """The stages after `after` (None: from the raw input) up to and with `to` (None: the last)."""
+        first = 0 if after is None else self.stages.index(after) + 1
+        last = len(self.stages) if to is None else self.stages.index(to) + 1
+        if after is None:
+            x = self.prepare(x, mask)
+        for name in self.stages[first:last]:
+            x = self.stage(name, x, mask)
+        return x
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The feature map (N, C, …) of the last stage."""
+        return self.run(x, mask)
+
+    def expect(self, x: Tensor, axes: str, **sizes: int) -> None:
+        """Raise ModelError unless `x` has these axes, and the named ones these sizes."""
+        found = dict(zip(axes, x.shape, strict=False))
+        if x.dim() != len(axes) or any(found[axis] != size for axis, size in sizes.items()):
+            wanted = ", ".join(str(sizes.get(axis, axis)) for axis in axes)
+            raise ModelError(
+                f"{type(self).__name__}: found an input of shape {tuple(x.shape)}, expected {axes} = ({wanted}); "
+                f"build the encoder for this shape, or bring the data to its shape"
+            )
+
+
+def check_sizes(what: str, **sizes: int) -> None:
+    """Raise ModelError unless each size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ModelError(f"{what}: {name} is {size}, expected a whole number >= 1")
+
+
+def scales(values: float | tuple[float, ...], count: int, what: str) -> list[float]:
+    """`affine` for what is divided by; raises ModelError unless all are > 0."""
+    listed = affine(values, count, what)
+    if min(listed) <= 0:
+        raise ModelError(f"{what}: found {min(listed):g}, expected numbers > 0, in the input's unit")
+    return listed
+
+
+def affine(values: float | tuple[float, ...], count: int, what: str) -> list[float]:
+    """One number a channel, from one number or as many as there are channels."""
+    listed = [float(values)] * count if isinstance(values, int | float) else [float(v) for v in values]
+    if len(listed) != count:
+        raise ModelError(f"{what}: found {len(listed)} values for {count} channels; give one, or one a channel")
+    return listed
+
+
+def mean_over_time(x: Tensor, real: Tensor | None) -> Tensor:
+    """(N, C) mean of (N, C, T', …) over what lies at real times; `real` is (N, T), at the input's or any coarser
+    resolution, and a step of the map is real where any input step that it covers is."""
+    x = x.flatten(3).mean(dim=3) if x.dim() > 3 else x
+    if real is None:
+        return x.mean(dim=2)
+    if real.shape[1] != x.shape[2]:
+        real = F.adaptive_max_pool1d(real.to(x.dtype), x.shape[2])
+    weight = real.to(x.dtype)
+    return (x * weight[:, None]).sum(dim=2) / weight.sum(dim=1, keepdim=True).clamp_min(1)

@@ -1,0 +1,161 @@
+"""Several encoders and a fusion as one model, whose branches can be run apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from crossguard.core.batch import Feature, Inputs, Need, Output
+from crossguard.core.batch import present as is_present
+from crossguard.core.errors import ModelError
+from crossguard.models.encoder import Encoder
+from crossguard.models.fusion.fusion import Fusion, nearest, scale_channels
+
+
+@dataclass(frozen=True)
+class Partial(Feature):
+    """The feature map of a branch that goes on after the first exchange, with the `mask` that its stages need."""
+
+    mask: Tensor | None = None
+
+
+class FusionModel(nn.Module):
+    """`encoders` by modality, joined by `fusion` into `classes` logits.
+
+    `encode` is everything of a branch before branches first exchange anything, `fuse` everything after. `auxiliary`
+    adds a linear head a modality on its last features before they are reweighted (deep supervision). One encoder
+    makes a unimodal model. In eval mode each sample is answered by itself alone. An absent modality (its mask all
+    False) contributes nothing; inputs that have no encoder are ignored.
+    """
+
+    def __init__(
+        self, encoders: Mapping[str, nn.Module], fusion: Fusion, classes: int, *, auxiliary: bool = True
+    ) -> None:
+        super().__init__()
+        branches = _checked(encoders)
+        self.classes = classes
+        self.modalities = tuple(branches)
+        self.encoders = nn.ModuleDict(branches)
+        self.places = fusion.places({name: e.stages for name, e in branches.items()})
+        self.exchanged = [{n: branches[n].dims[s] for n, s in place.items()} for place in self.places]
+        self.dims = {name: e.dims[e.stages[-1]] for name, e in branches.items()}
+        fusion.build(self.exchanged, self.dims, classes)
+        self.fusion = fusion
+        heads = {name: nn.Linear(dim, classes) for name, dim in self.dims.items()} if auxiliary else {}
+        self.heads = nn.ModuleDict(heads)
+
+    def forward(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None, need: Sequence[Need] = ()) -> Output:
+        """Logits, and what `need` names.
+
+        Raises ModelError where a modality is not among the inputs; to say that it is absent, give a mask that is
+        all False (its input may then be left out).
+        """
+        masks = mask or {}
+        for name in self.modalities:
+            if name not in inputs and not (name in masks and not bool(masks[name].any())):
+                raise ModelError(
+                    f"the model needs {name!r}, the inputs are {sorted(inputs)}; {nearest(name, list(inputs))} "
+                    f"To say that it is absent, give it a mask that is all False"
+                )
+        features = {n: self.encode(n, inputs[n], masks.get(n)) for n in self.modalities if n in inputs}
+        return self.fuse(features, need)
+
+    def encode(self, name: str, x: Tensor, mask: Tensor | None = None) -> Feature:
+        """One branch up to the first exchange: (N, C, …), or pooled (N, C) where the branch ends there."""
+        if name not in self.encoders:
+            raise ModelError(f"the model has no branch {name!r}; {nearest(name, self.modalities)}")
+        there = None if mask is None else is_present({name: mask}, name, x.shape[0])
+        place = self.places[0][name] if self.places else self._encoder(name).stages[-1]
+        value = self._encoder(name).run(x, mask, to=place)
+        if place == self._encoder(name).stages[-1]:
+            return Feature(self._pooled(name, value, mask, there), there)
+        return Partial(value, there, mask)
+
+    def fuse(self, features: dict[str, Feature], need: Sequence[Need] = ()) -> Output:
+        """From the branches' features to the Output; a modality without a feature is absent."""
+        if not features:
+            raise ModelError(f"nothing to fuse: give the features of at least one of {self.modalities}")
+        real = self._real(features)
+        branches = {name: features[name] for name in self.modalities if name in features}
+        latents: dict[str, Tensor] = {}
+        weights: dict[str, Tensor] | None = None
+        for depth, place in enumerate(self.places):
+            tokens = self._tokens(branches, self.exchanged[depth])
+            ended = [name for name in branches if place[name] == self._encoder(name).stages[-1]]
+            latents = {name: tokens[name] for name in ended}
+            gates = self.fusion.gates(depth, tokens, real)
+            weights = gates.weights
+            branches = {n: self._advance(n, f, gates.scale[n], depth) for n, f in branches.items()}
+        final = self._tokens(branches, self.dims)
+        fused, logits = self.fusion(final, real)
+        latents = {**final, **latents}
+        auxiliary: dict[str, Tensor] | None = None
+        if "auxiliary" in need and len(self.heads):
+            auxiliary = {name: head(latents[name]) for name, head in self.heads.items()}
+        seen = {**latents, "fused": fused} if "latents" in need else None
+        return Output(logits, auxiliary, seen, weights if "weights" in need else None)
+
+    def _encoder(self, name: str) -> Encoder:
+        return cast("Encoder", self.encoders[name])
+
+    def _pooled(self, name: str, x: Tensor, mask: Tensor | None, there: Tensor | None) -> Tensor:
+        """(N, C), zero where the modality is absent."""
+        pooled = self._encoder(name).pool(x, mask) if x.dim() > 2 else x
+        return pooled if there is None else pooled.where(there[:, None], torch.zeros_like(pooled))
+
+    def _tokens(self, branches: Mapping[str, Feature], dims: Mapping[str, int]) -> dict[str, Tensor]:
+        """Pooled features by modality, in the order of the encoders; zero for one without a feature."""
+        some = next(iter(branches.values())).value
+        tokens: dict[str, Tensor] = {}
+        for name in self.modalities:
+            feature = branches.get(name)
+            if feature is None:
+                tokens[name] = some.new_zeros(some.shape[0], dims[name])
+            else:
+                mask = feature.mask if isinstance(feature, Partial) else None
+                tokens[name] = self._pooled(name, feature.value, mask, feature.present)
+        return tokens
+
+    def _advance(self, name: str, feature: Feature, scale: Tensor, depth: int) -> Feature:
+        """Scale a branch's channels at `depth` and run it to its next exchange, or to its end."""
+        value = scale_channels(feature.value, scale)
+        encoder, here = self._encoder(name), self.places[depth][name]
+        if here == encoder.stages[-1]:
+            return Feature(value, feature.present)
+        mask = feature.mask if isinstance(feature, Partial) else None
+        there = self.places[depth + 1][name] if depth + 1 < len(self.places) else encoder.stages[-1]
+        value = encoder.run(value, mask, after=here, to=there)
+        if there == encoder.stages[-1]:
+            return Feature(self._pooled(name, value, mask, feature.present), feature.present)
+        return Partial(value, feature.present, mask)
+
+    def _real(self, features: Mapping[str, Feature]) -> Tensor | None:
+        """(N, M): which modalities are there; None where nothing is absent."""
+        given = [features.get(name) for name in self.modalities]
+        if all(f is not None and f.present is None for f in given):
+            return None
+        value = next(iter(features.values())).value
+        everywhere = torch.ones(value.shape[0], dtype=torch.bool, device=value.device)
+        there = [~everywhere if f is None else everywhere if f.present is None else f.present for f in given]
+        return torch.stack(there, dim=1)
+
+
+def _checked(encoders: Mapping[str, nn.Module]) -> dict[str, Encoder]:
+    """The encoders; raises ModelError where there are none or one is no Encoder."""
+    if not encoders:
+        raise ModelError("a FusionModel needs at least one encoder: {modality: encoder}")
+    for name, encoder in encoders.items():
+        if "." in name or not name or hasattr(nn.ModuleDict(), name):
+            raise ModelError(
+                f"modality {name!r} cannot name a branch: torch keeps this name, or a dot, for itself; rename it"
+            )
+        if not isinstance(encoder, Encoder):
+            raise ModelError(
+                f"encoder of {name!r}: found {type(encoder).__name__}, expected a crossguard.models.Encoder (named "
+                f"stages and their dims); derive from it, or bring a whole model through cg.adapt"
+            )
+    return cast("dict[str, Encoder]", dict(encoders))

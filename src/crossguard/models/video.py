@@ -1,0 +1,93 @@
+"""3-D residual networks for video (Tran et al., CVPR 2018): R3D-18, and small ones by the same code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossguard.core.batch import expand_mask
+from crossguard.core.errors import ModelError
+from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+
+
+class VideoResNet(Encoder):
+    """Video "NCTHW" in its unit to (N, 8 width, T', H', W'); stages stem, layer1 to layer4.
+
+    (x - `mean`) / `std` is the first layer: one number, or one a channel, in the input's unit ([0, 1] for pictures, mm
+    for depth); what is masked out (N, 1, T, H, W) becomes the mean. `blocks` are the residual blocks a layer, `stem`
+    and `stride` the first convolution's kernel and stride over (T, H, W). The defaults suit small clips;
+    `width=64, blocks=(2, 2, 2, 2), stem=(3, 7, 7), stride=(1, 2, 2)` is R3D-18.
+    """
+
+    stages = ("stem", "layer1", "layer2", "layer3", "layer4")
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 16,
+        blocks: tuple[int, int, int, int] = (1, 1, 1, 1),
+        stem: tuple[int, int, int] = (3, 3, 3),
+        stride: tuple[int, int, int] = (2, 2, 2),
+        mean: float | tuple[float, ...] = 0.5,
+        std: float | tuple[float, ...] = 0.25,
+    ) -> None:
+        super().__init__()
+        check_sizes("VideoResNet", channels=channels, width=width, stem=min(stem), stride=min(stride))
+        if min(blocks) < 1:
+            raise ModelError(f"VideoResNet: found blocks={blocks}, expected at least one block in each of four layers")
+        self.channels = channels
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", _per_channel(affine(mean, channels, "VideoResNet mean")), persistent=False)
+        self.register_buffer("std", _per_channel(scales(std, channels, "VideoResNet std")), persistent=False)
+        widths = (width, 2 * width, 4 * width, 8 * width)
+        padding = (stem[0] // 2, stem[1] // 2, stem[2] // 2)
+        self.stem = nn.Sequential(
+            nn.Conv3d(channels, width, stem, stride, padding, bias=False), nn.BatchNorm3d(width), nn.ReLU()
+        )
+        before = width
+        for i, (size, count) in enumerate(zip(widths, blocks, strict=True)):
+            layers = [Block(before if j == 0 else size, size, 2 if i and j == 0 else 1) for j in range(count)]
+            self.add_module(f"layer{i + 1}", nn.Sequential(*layers))
+            before = size
+        self.dims = dict(zip(self.stages, (width, *widths), strict=True))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Normalised video, 0 where it is masked out."""
+        self.expect(x, "NCTHW", C=self.channels)
+        x = (x - self.mean) / self.std
+        return x if mask is None else torch.where(expand_mask(mask, x), x, torch.zeros_like(x))
+
+    def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """The mean over places and real frames."""
+        timed = mask is not None and mask.dim() > 2 and mask.shape[2] > 1
+        real = mask.transpose(1, 2).flatten(2).any(dim=2) if mask is not None and timed else None
+        return mean_over_time(x, real)
+
+
+class Block(nn.Module):
+    """A basic residual block of two 3x3x3 convolutions (He et al., CVPR 2016), its shortcut projected where the shape
+    changes."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(before, width, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm3d(width)
+        self.conv2 = nn.Conv3d(width, width, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm3d(width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or before != width:
+            self.shortcut = nn.Sequential(nn.Conv3d(before, width, 1, stride, bias=False), nn.BatchNorm3d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, T, H, W) to (N, width, T', H', W')."""
+        y = self.norm1(self.conv1(x)).relu()
+        return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
+
+
+def _per_channel(values: list[float]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1, 1)

@@ -1,0 +1,205 @@
+"""Encoders: published sizes, stages, masks, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from crossguard.core import ModelError
+from crossguard.models import ENCODERS, HCN, Encoder, SeriesNet, VideoResNet
+
+CASES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
+    "video": ({"width": 4}, (3, 8, 16, 16)),
+    "hcn": ({"width": 8, "frames": 8}, (2, 8, 25, 3)),
+    "series": ({"features": 6, "width": 4}, (13, 6)),
+}
+
+
+def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[Encoder, Tensor]:
+    """A small encoder with batch statistics that are not trivial, in eval mode, and an input."""
+    torch.manual_seed(0)
+    options, shape = CASES[name]
+    encoder = ENCODERS[name](**options).to(dtype)
+    x = torch.rand(4, *shape, dtype=dtype)
+    with torch.no_grad():
+        encoder(x)
+    return encoder.eval(), x
+
+
+def test_every_encoder_is_tested() -> None:
+    assert set(CASES) == set(ENCODERS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stages_have_the_announced_channels_and_compose(name: str) -> None:
+    encoder, x = built(name)
+    whole = encoder(x)
+    for stage in encoder.stages:
+        assert encoder.get_submodule(stage) is not None
+        part = encoder.run(x, to=stage)
+        assert part.shape[1] == encoder.dims[stage]
+        rest = part if stage == encoder.stages[-1] else encoder.run(part, after=stage)
+        assert torch.equal(rest, whole)
+        assert encoder.pool(part, None).shape == (4, encoder.dims[stage])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_every_sample_has_a_gradient_of_its_own(name: str, dtype: torch.dtype) -> None:
+    encoder, x = built(name, dtype)
+    x.requires_grad_()
+    y = encoder.pool(encoder(x), None)
+    assert y.dtype == dtype
+    gradient = torch.autograd.grad(y[1].sum(), x)[0]
+    assert bool(gradient[1].abs().sum() > 0)
+    assert not gradient[[0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sample_is_answered_by_itself_alone(name: str) -> None:
+    encoder, x = built(name)
+    torch.testing.assert_close(encoder(x[2:3]), encoder(x)[2:3], rtol=1e-10, atol=1e-12)
+    order = torch.tensor([3, 1, 0, 2])
+    torch.testing.assert_close(encoder(x[order]), encoder(x)[order], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("over", ["time", "place", "every number"])
+def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
+    encoder, x = built(name)
+    axis = {"video": 2, "hcn": 2, "series": 1}[name]
+    if over == "time":
+        mask = torch.ones(
+            tuple(n if i in (0, axis) else 1 for i, n in enumerate(x.shape[: axis + 1])), dtype=torch.bool
+        )
+        mask.narrow(axis, 5, 3).fill_(False)
+    elif over == "every number":
+        mask = torch.rand(x.shape) < 0.7
+    else:
+        shape = {"video": (4, 1, *x.shape[2:]), "hcn": x.shape[:3], "series": x.shape[:2]}[name]
+        mask = torch.rand(shape) < 0.7
+    hidden = ~mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())).expand_as(x)
+    other = torch.where(hidden, torch.full_like(x, 7.0), x)
+    first, second = (encoder.pool(encoder(v, mask), mask) for v in (x, other))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, encoder.pool(encoder(x), None))
+    leaf = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(encoder.pool(encoder(leaf, mask), mask).sum(), leaf)[0]
+    assert not gradient[hidden].any()
+    assert bool(gradient.abs().sum() > 0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mask_of_all_that_is_real_is_no_mask(name: str) -> None:
+    encoder, x = built(name)
+    mask = torch.ones({"video": (4, 1, 8), "hcn": (4, 2, 8), "series": (4, 13)}[name], dtype=torch.bool)
+    torch.testing.assert_close(encoder.pool(encoder(x, mask), mask), encoder.pool(encoder(x), None))
+
+
+def test_r3d_18_has_the_parameters_of_its_trunk() -> None:
+    with torch.device("meta"):
+        net = VideoResNet(width=64, blocks=(2, 2, 2, 2), stem=(3, 7, 7), stride=(1, 2, 2))
+    assert sum(p.numel() for p in net.parameters()) == 33_371_472 - 205_200  # less the head: 400 x 512 + 400
+    assert net.dims == {"stem": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
+
+
+def test_video_is_normalised_in_its_unit_and_its_background_is_neutral() -> None:
+    net = VideoResNet(channels=1, width=4, mean=2000.0, std=500.0)
+    x = torch.full((1, 1, 2, 2, 2), 3000.0)
+    mask = torch.tensor([True, False]).view(1, 1, 1, 1, 2)
+    assert net.prepare(x, mask).unique().tolist() == [0.0, 2.0]
+    two = VideoResNet(channels=2, width=4, mean=(1.0, 2.0), std=(1.0, 4.0)).prepare(
+        torch.full((1, 2, 1, 1, 1), 4.0), None
+    )
+    assert two.flatten().tolist() == [3.0, 0.5]
+
+
+def test_hcn_has_the_published_size() -> None:
+    net = HCN(frames=32, width=64)
+    assert net.dims == {"streams": 128, "conv5": 128, "conv6": 256, "fc7": 512}
+    x = torch.rand(2, 2, 32, 25, 3)
+    shapes = [tuple(net.run(x, to=stage).shape) for stage in net.stages]
+    assert shapes == [(2, 128, 2, 8, 8), (2, 128, 2, 4, 4), (2, 256, 2, 2, 2), (2, 512)]
+
+
+def test_hcn_streams_are_positions_about_the_centre_and_differences() -> None:
+    net = HCN(joints=2, coords=1, frames=3, width=4, centre=0, std=0.5)
+    x = torch.tensor([[1.0, 2.0], [2.0, 5.0], [3.0, 5.0]]).view(1, 1, 3, 2, 1)
+    streams = net.prepare(x, None)[0, :, 0]
+    assert streams[0].tolist() == [[-2.0, 0.0], [0.0, 6.0], [2.0, 6.0]]
+    assert streams[1].tolist() == [[0.0, 0.0], [2.0, 6.0], [2.0, 0.0]]
+    lost = torch.tensor([True, True, False]).view(1, 1, 3)
+    streams = net.prepare(x, lost)[0, :, 0]
+    assert streams[0].tolist() == [[-1.0, 1.0], [1.0, 7.0], [0.0, 0.0]]
+    assert streams[1].tolist() == [[0.0, 0.0], [2.0, 6.0], [0.0, 0.0]]
+    shifted = net.prepare(x + 3.0, None)
+    torch.testing.assert_close(shifted, net.prepare(x, None))
+
+
+def test_hcn_an_absent_person_takes_no_part_and_order_does_not_matter() -> None:
+    encoder, x = built("hcn")
+    one = x[:, :1]
+    mask = torch.tensor([True, False]).view(1, 2, 1).expand(4, 2, 8)
+    torch.testing.assert_close(encoder(x, mask), encoder(one))
+    middle = [encoder.pool(encoder.run(v, m, to="conv5"), m) for v, m in ((x, mask), (one, None))]
+    torch.testing.assert_close(middle[0], middle[1])
+    torch.testing.assert_close(encoder(x.flip(1)), encoder(x))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 2), (4, 2, 1), (4, 1, 8), (4, 2, 8), (4, 2, 8, 25)])
+def test_hcn_takes_masks_over_any_leading_axes(shape: tuple[int, ...]) -> None:
+    encoder, x = built("hcn")
+    mask = torch.ones(shape, dtype=torch.bool)
+    torch.testing.assert_close(encoder(x, mask), encoder(x))
+    mask[0] = False
+    assert bool(torch.isfinite(encoder(x, mask)).all())
+    torch.testing.assert_close(encoder(x, mask)[1:], encoder(x)[1:])
+
+
+def test_series_padding_changes_nothing() -> None:
+    encoder, x = built("series")
+    padded = torch.cat([x, torch.full((4, 8, 6), 9.0, dtype=x.dtype)], dim=1)
+    mask = (torch.arange(21) < 13).expand(4, -1)
+    torch.testing.assert_close(encoder.pool(encoder(padded, mask), mask), encoder.pool(encoder(x), None))
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "said"),
+    [
+        (lambda: VideoResNet(width=4), (1, 1, 8, 16, 16), r"\(N, 3, T, H, W\)"),
+        (lambda: VideoResNet(width=4), (1, 3, 16, 16), "NCTHW"),
+        (lambda: HCN(width=4, frames=8), (1, 2, 9, 25, 3), r"\(N, M, 8, 25, 3\)"),
+        (lambda: SeriesNet(features=6), (1, 20, 5), r"\(N, T, 6\)"),
+    ],
+)
+def test_wrong_shapes_are_refused(make: object, shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        make()(torch.zeros(shape))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: HCN(centre=25), lambda: VideoResNet(mean=(0.1, 0.2)), lambda: VideoResNet(blocks=(1, 0, 1, 1))],
+)
+def test_impossible_arguments_are_refused(make: object) -> None:
+    with pytest.raises(ModelError):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("video", {"width": 0}, "width is 0"),
+        ("video", {"channels": -1}, "channels is -1"),
+        ("video", {"stride": (0, 1, 1)}, "stride is 0"),
+        ("video", {"std": (0.2, 0.0, 0.2)}, "std: found 0"),
+        ("hcn", {"frames": 0}, "frames is 0"),
+        ("hcn", {"std": 0.0}, "std: found 0"),
+        ("series", {"features": 3, "kernel": 4}, "kernel is 4, expected an odd number"),
+        ("series", {"features": 3, "std": -1.0}, "std: found -1"),
+    ],
+)
+def test_sizes_that_cannot_be(name: str, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        ENCODERS[name](**options)

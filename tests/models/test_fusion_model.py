@@ -1,0 +1,236 @@
+"""FusionModel: branches apart and together, presence, depths, what is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crossguard as cg
+from crossguard.core import Branched, ModelError
+from crossguard.models import HCN, FusionModel, SeriesNet, VideoResNet
+from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, Fusion, Mean
+
+MAKERS: dict[str, Any] = {
+    "concat": lambda: Concat(hidden=8),
+    "mean": Mean,
+    "mmtm": MMTM,
+    "mmtm once": lambda: MMTM(at={"rgb": "layer2", "skeleton": "conv6", "inertial": "layer1"}),
+    "amr": lambda: AMR(width=8),
+    "amr deep": lambda: AMR(
+        width=8,
+        gate="channel",
+        floor=0.1,
+        base="mean",
+        at={"rgb": ("layer2", "layer4"), "skeleton": ("conv5", "conv6"), "inertial": ("layer1", "layer2")},
+    ),
+}
+
+
+def data(samples: int = 3, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"rgb": (3, 4, 8, 8), "skeleton": (2, 8, 25, 3), "inertial": (9, 6)}
+    return {n: torch.rand(samples, *s, generator=generator, dtype=torch.float64) for n, s in shapes.items()}
+
+
+def made(fusion: Fusion, names: tuple[str, ...] = ("rgb", "skeleton", "inertial"), **options: Any) -> FusionModel:
+    """A small model in float64, every parameter moved off its special values, in eval mode."""
+    torch.manual_seed(0)
+    encoders: dict[str, nn.Module] = {
+        "rgb": VideoResNet(width=4, stride=(1, 2, 2)),
+        "skeleton": HCN(width=8, frames=8),
+        "inertial": SeriesNet(features=6, width=4),
+    }
+    model = FusionModel({n: encoders[n] for n in names}, fusion, 5, **options).double()
+    for p in model.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    model(data(8, seed=9))
+    return model.eval()
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_every_fusion_is_tested() -> None:
+    assert {name.split()[0] for name in MAKERS} == set(FUSIONS)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_branches_apart_make_the_whole(name: str) -> None:
+    model = made(MAKERS[name]())
+    x = data()
+    mask = {"skeleton": torch.tensor([[True, True], [True, False], [False, False]])}
+    features = {n: model.encode(n, v, mask.get(n)) for n, v in x.items()}
+    assert isinstance(model, Branched)
+    assert torch.equal(model.fuse(features).logits, model(x, mask=mask).logits)
+    rows = torch.tensor([2, 0])
+    taken = model.fuse({n: f.take(rows) for n, f in features.items()}).logits
+    close(taken, model(x, mask=mask).logits[rows])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_sample_is_answered_by_itself_alone(name: str) -> None:
+    model, x = made(MAKERS[name]()), data()
+    whole = model(x).logits
+    close(model({n: v[1:2] for n, v in x.items()}).logits, whole[1:2])
+    order = torch.tensor([2, 0, 1])
+    close(model({n: v[order] for n, v in x.items()}).logits, whole[order])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("lost", ["rgb", "skeleton", "inertial"])
+def test_an_absent_modality_contributes_nothing(name: str, lost: str) -> None:
+    model, x = made(MAKERS[name]()), data()
+    absent = {lost: torch.zeros(3, dtype=torch.bool)}
+    here = model(x, mask=absent, need=("weights",))
+    there = model({**x, lost: x[lost] + 5.0}, mask=absent)
+    assert torch.equal(here.logits, there.logits)
+    left_out = {n: v for n, v in x.items() if n != lost}
+    close(model(left_out, mask=absent).logits, here.logits)
+    assert not torch.equal(here.logits, model(x).logits)
+    if here.weights is not None:
+        assert not here.weights[lost].any()
+    some = {lost: torch.tensor([True, False, True])}
+    mixed = model(x, mask=some).logits
+    close(mixed[[0, 2]], model(x).logits[[0, 2]])
+    close(mixed[1], here.logits[1])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_input_and_parameter_has_a_gradient(name: str) -> None:
+    model = made(MAKERS[name]())
+    x = {n: v.requires_grad_() for n, v in data().items()}
+    out = model(x, need=("auxiliary",))
+    assert out.auxiliary is not None
+    (out.logits.square().sum() + sum(a.square().sum() for a in out.auxiliary.values())).backward()
+    for v in x.values():
+        assert v.grad is not None
+        assert bool((v.grad.flatten(1).abs().sum(dim=1) > 0).all())
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_only_what_is_asked_for_is_made(name: str) -> None:
+    model, x = made(MAKERS[name]()), data()
+    calls: list[str] = []
+    for n, head in model.heads.items():
+        head.register_forward_hook(lambda *_, n=n: calls.append(n))
+    plain = model(x)
+    assert (plain.auxiliary, plain.latents, plain.weights, plain.attention) == (None, None, None, None)
+    assert calls == []
+    full = model(x, need=("auxiliary", "latents", "weights"))
+    assert torch.equal(full.logits, plain.logits)
+    assert calls == ["rgb", "skeleton", "inertial"]
+    assert full.auxiliary is not None
+    assert full.latents is not None
+    assert list(full.latents) == ["rgb", "skeleton", "inertial", "fused"]
+    for n, head in model.heads.items():
+        close(head(full.latents[n]), full.auxiliary[n])
+    if name.startswith("amr"):
+        assert full.weights is not None
+        close(torch.stack(list(full.weights.values())).sum(dim=0), torch.full((3,), 3.0, dtype=torch.float64))
+    else:
+        assert full.weights is None
+
+
+def test_auxiliary_heads_read_what_is_not_yet_reweighted() -> None:
+    model, x = made(AMR(width=8)), data()
+    out = model(x, need=("latents", "weights"))
+    own = model.encode("rgb", x["rgb"]).value
+    assert torch.equal(out.latents["rgb"], own)
+    scaled = torch.cat([out.latents[n] * out.weights[n][:, None] for n in model.modalities], dim=1)
+    close(out.latents["fused"], scaled)
+
+
+def test_without_auxiliary_heads_there_are_no_parameters_for_them() -> None:
+    model = made(Concat(), auxiliary=False)
+    assert not any(n.startswith("heads") for n, _ in model.named_parameters())
+    assert model(data(), need=("auxiliary",)).auxiliary is None
+
+
+def test_one_encoder_is_a_unimodal_model() -> None:
+    model = made(Concat(hidden=0), names=("skeleton",))
+    x = data()
+    close(model(x).logits, model({"skeleton": x["skeleton"]}).logits)
+
+
+def test_mmtm_reweights_maps_on_the_way() -> None:
+    model, x = made(MMTM(at={"rgb": "layer2", "skeleton": "conv6"}), names=("rgb", "skeleton")), data()
+    rgb, skeleton = model.encoders["rgb"], model.encoders["skeleton"]
+    maps = {"rgb": rgb.run(x["rgb"], to="layer2"), "skeleton": skeleton.run(x["skeleton"], to="conv6")}
+    tokens = {"rgb": maps["rgb"].flatten(2).mean(2), "skeleton": maps["skeleton"].amax(2).flatten(2).mean(2)}
+    scale = model.fusion.gates(0, tokens, None).scale
+    scaled = {n: m * scale[n].view(*scale[n].shape, 1, 1, 1) for n, m in maps.items()}
+    rest = {
+        "rgb": rgb.run(scaled["rgb"], after="layer2").flatten(2).mean(2),
+        "skeleton": skeleton.run(scaled["skeleton"], after="conv6"),
+    }
+    expected = sum(model.fusion.late.heads[n](r) for n, r in rest.items()) / 2
+    close(model(x).logits, expected)
+
+
+def test_an_attack_on_one_modality_runs_the_other_branch_once() -> None:
+    model, x = made(Concat(hidden=8)), data()
+    calls = {"rgb": 0, "skeleton": 0}
+    for n in calls:
+        model.encoders[n].get_submodule(model.encoders[n].stages[0]).register_forward_hook(
+            lambda *_, n=n: calls.__setitem__(n, calls[n] + 1)
+        )
+        if n == "skeleton":
+            model.encoders[n].streams[0].register_forward_hook(
+                lambda *_: calls.__setitem__("skeleton", calls["skeleton"] + 1)
+            )
+    threat = cg.ThreatModel(rgb=cg.Linf(0.05, bounds=(0, 1)))
+    result = cg.attacks.pgd(model, x, torch.tensor([0, 1, 2]), threat, steps=4, stop="never")
+    assert calls["rgb"] >= 5
+    assert calls["skeleton"] <= 3
+    assert bool((result.margin <= cg.SingleLabel(5).margin(model(x).logits, torch.tensor([0, 1, 2]))).all())
+
+
+def test_state_goes_into_a_new_model() -> None:
+    model, x = made(AMR(width=8)), data()
+    other = made(AMR(width=8))
+    for p in other.parameters():
+        p.data.zero_()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(x).logits, model(x).logits)
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        ({"rgb": "layer5", "skeleton": "conv6"}, "did you mean 'layer"),
+        ({"rgb": "layer4"}, "name each once"),
+        ({"rgb": ("layer3", "layer4"), "skeleton": "conv6"}, "as many stages"),
+        ({"rgb": ("layer4", "layer3"), "skeleton": ("conv5", "conv6")}, "shallow to deep"),
+        ({"rgb": (), "skeleton": ()}, "as many stages"),
+    ],
+)
+def test_impossible_places_are_named(at: Any, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        made(AMR(at=at), names=("rgb", "skeleton"))
+
+
+def test_misuse_is_explained() -> None:
+    model, x = made(Concat()), data()
+    with pytest.raises(ModelError, match="needs 'rgb'"):
+        model({n: v for n, v in x.items() if n != "rgb"})
+    with pytest.raises(ModelError, match="no branch 'audio'"):
+        model.encode("audio", x["rgb"])
+    with pytest.raises(ModelError, match="nothing to fuse"):
+        model.fuse({})
+    with pytest.raises(ModelError, match="at least one encoder"):
+        FusionModel({}, Concat(), 3)
+    with pytest.raises(ModelError, match=r"expected a crossguard\.models\.Encoder"):
+        FusionModel({"rgb": nn.Linear(2, 2)}, Concat(), 3)
+    with pytest.raises(ModelError, match="is for insert"):
+        made(AMR({"rgb": 32}), names=("rgb",))
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "keys", "training"])
+def test_a_name_that_torch_keeps_for_itself(name: str) -> None:
+    with pytest.raises(ModelError, match="cannot name a branch"):
+        FusionModel({name: SeriesNet(features=3)}, Concat(), 2)
