@@ -1,0 +1,45 @@
+"""The training batches of an epoch: from any batch on, shared out over ranks, read one ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+from crossguard.core.batch import Batch
+from crossguard.core.errors import InputError
+from crossguard.data.base import Dataset, Loader
+
+
+def batches_per_epoch(samples: int, batch_size: int, world: int = 1) -> int:
+    """As few batches of at most `batch_size` (over all ranks) as hold all samples.
+
+    Raises InputError where a batch would leave a rank without a sample.
+    """
+    count = -(-samples // batch_size)
+    if samples // count < world:
+        raise InputError(f"{samples} samples in batches of {batch_size} cannot be shared out over {world} processes")
+    return count
+
+
+def epoch_batches(
+    dataset: Dataset, epoch: int, *, batch_size: int, seed: int, first: int = 0, rank: int = 0, world: int = 1
+) -> Generator[tuple[Batch, int]]:
+    """Yield (this rank's share, samples over all ranks) of each batch from the `first` on.
+
+    The order is a function of (seed, epoch). Batches differ by at most one sample in size: every sample is seen in
+    every epoch, and no small last batch upsets batch normalisation. A thread reads the next batch meanwhile; reading
+    must be a function of the indices alone.
+    """
+    loader = Loader(dataset, batch_size, shuffle=True, seed=seed)
+    loader.set_epoch(epoch)
+    order = loader.order()
+    count = batches_per_epoch(len(order), batch_size, world)
+    cuts = [len(order) * i // count for i in range(first, count + 1)]
+    shares: list[Sequence[int]] = [order[a:b] for a, b in pairwise(cuts)]
+    with ThreadPoolExecutor(1, "crossguard-read") as pool:
+        ahead = None
+        for i, share in enumerate(shares):
+            current = ahead or pool.submit(dataset.read, share[rank::world])
+            ahead = pool.submit(dataset.read, shares[i + 1][rank::world]) if i + 1 < len(shares) else None
+            yield current.result(), len(share)

@@ -1,0 +1,63 @@
+"""What is looked at before a run starts, so that it fails at once and in plain words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from crossguard.core.errors import InputError, ModelError, ThreatError
+from crossguard.core.model import borrowed, forward
+from crossguard.core.random import text_key
+from crossguard.core.task import Task
+from crossguard.data.base import Dataset, Splits
+from crossguard.defences.objective import Losses
+from crossguard.threat import ThreatModel
+
+
+def readable(model: nn.Module, threat: ThreatModel | None) -> ThreatModel | None:
+    """The budgets of what the model reads (a unimodal model has no use for the others); None where none is left."""
+    if threat is None:
+        return None
+    branches: tuple[str, ...] = getattr(model, "modalities", ()) or threat.names
+    kept = {name: budget for name, budget in threat.budgets.items() if name in branches}
+    return ThreatModel(kept, at_most=threat.at_most) if kept else None
+
+
+def check_fit(
+    model: nn.Module, splits: Splits, task: Task, threat: ThreatModel | None, *, device: torch.device, batch_size: int
+) -> None:
+    """Raise before any work where model, data, task and threat model do not fit together.
+
+    Every sample is read once where a budget has bounds; one goes through the model.
+    """
+    if len(splits.classes) != task.classes:
+        raise InputError(f"the data have {len(splits.classes)} classes, the task {task.classes}; expected the same")
+    for part in (splits.train, splits.validation):
+        task.check(part.targets)
+    unknown = sorted(set(threat.names) - set(splits.modalities)) if threat is not None else []
+    if unknown:
+        raise ThreatError(f"the threat model names {unknown[0]!r}, but the data have {sorted(splits.modalities)}")
+    if threat is not None and any(budget.bounds is not None for budget in threat.declared.values()):
+        for part in (splits.train, splits.validation):
+            for start in range(0, len(part), batch_size):
+                threat.check(part.read(range(start, min(start + batch_size, len(part)))).inputs)
+    one = splits.train.read([0]).to(device)
+    with borrowed(model, device=device) as net, torch.no_grad():
+        task.check_logits(forward(net, one.inputs, one.mask).logits, 1)
+
+
+def check_losses(losses: Losses, task: Task) -> None:
+    """Raise ModelError where the first step shows that the model cannot be trained like this."""
+    if not losses.total.requires_grad:
+        raise ModelError("the loss does not depend on any parameter differentiably; is the model under no_grad?")
+    varied = bool((losses.logits != losses.logits[0, 0]).any())  # a head that starts at 0 is no fault
+    if varied and task.looks_like_probabilities(losses.logits):
+        raise ModelError("the model returns probabilities, expected logits; leave out its last softmax or sigmoid")
+
+
+def digest(dataset: Dataset) -> dict[str, Any]:
+    """What tells a data set from another, without reading its samples."""
+    key = text_key("\n".join(dataset.ids) + repr(dataset.targets.tolist()))
+    return {"name": dataset.name, "samples": len(dataset), "key": f"{key & (2**64 - 1):016x}"}
