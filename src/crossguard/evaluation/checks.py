@@ -1,0 +1,237 @@
+"""Checks by machine of whether the figures can be believed; what fails is a flag in plain words.
+
+After Carlini et al. (On Evaluating Adversarial Robustness, 2019). Each allows one sample's luck, or 2 % of those
+checked, so that an honest model is not accused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossguard.attacks import fgsm
+from crossguard.core import expand_mask, forward, present
+from crossguard.core.random import combine, sample_keys, text_key
+from crossguard.evaluation.attack import Case, strike
+from crossguard.evaluation.record import Flag
+from crossguard.evaluation.store import Arrays
+from crossguard.threat import ThreatModel
+
+MORE = 4
+_HIGH_SEED = 7919
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Of one modality: does a gradient reach it, and does the model look at it at all?"""
+
+    gradient: bool
+    used: bool
+    zero: int
+    broken: int
+    samples: int
+
+    def merged(self, other: Probe) -> Probe:
+        """What two batches say together: a gradient that reaches some sample reaches the modality."""
+        return Probe(
+            self.gradient or other.gradient,
+            self.used or other.used,
+            self.zero + other.zero,
+            self.broken + other.broken,
+            self.samples + other.samples,
+        )
+
+
+def probe(case: Case) -> dict[str, Probe]:
+    """Take the gradient of the margin once, at clean samples; where there is none, see whether large noise matters."""
+    batch, names = case.batch, case.threat.names
+    leaves = {m: batch.inputs[m].detach().clone().requires_grad_() for m in names}
+    logits = forward(case.model, {**batch.inputs, **leaves}, batch.mask).logits
+    margin = case.task.margin(logits, batch.targets)
+    grads: Sequence[Any] = [None] * len(names)
+    if margin.requires_grad and names:
+        grads = torch.autograd.grad(margin.sum(), list(leaves.values()), allow_unused=True)
+    found: dict[str, Probe] = {}
+    for m, g in zip(names, grads, strict=True):
+        real = _present(case, m)
+        if g is not None and m in batch.mask:
+            # What is masked out is never attacked: neither its gradient nor its NaN says anything.
+            g = torch.where(expand_mask(batch.mask[m], g), g, 0.0)
+        broken = 0 if g is None else int((~torch.isfinite(g)).flatten(1).any(dim=1).sum())
+        zero = real if g is None else real & (g == 0).flatten(1).all(dim=1)
+        dead = g is None or bool(zero[real].all())
+        used = not dead or _matters(case, m, logits.detach())
+        found[m] = Probe(not dead, used, int(zero.sum()), broken, int(real.sum()))
+    return found
+
+
+def _matters(case: Case, m: str, logits: torch.Tensor) -> bool:
+    batch = case.batch
+    budget = case.threat.budgets[m].scaled(case.protocol.max_scale)
+    key = combine(sample_keys(batch.ids, batch.inputs), case.seed, text_key(m))
+    noisy = budget.around(batch.inputs[m], batch.mask.get(m)).uniform(key)
+    with torch.no_grad():
+        return not torch.equal(forward(case.model, {**batch.inputs, m: noisy}, batch.mask).logits, logits)
+
+
+def _present(case: Case, m: str) -> torch.Tensor:
+    batch = case.batch
+    found = present(batch.mask, m, len(batch))
+    return torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device) if found is None else found
+
+
+def attackable(case: Case) -> Any:
+    """(N,) numpy bool: samples in which some modality is there that may be attacked and that the model looks at."""
+    there = [_present(case, m) for m in case.threat.names if m not in case.ignored]
+    return torch.stack(there).any(dim=0).cpu().numpy() if there else np.zeros(len(case.batch), dtype=bool)
+
+
+def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> Arrays:
+    """Attack `rows` from scratch by one step, at scales 1 and 2, and survivors with four times the steps.
+
+    `broken`: condition -> (N,) broken_at of this batch, to know survivors.
+    """
+    index = torch.as_tensor(rows, dtype=torch.long, device=case.batch.targets.device)
+    part = case.batch.take(rows)
+    steps, objectives = case.protocol.steps, case.protocol.objectives
+    found: Arrays = {"ids": np.array(case.batch.ids, dtype=np.str_)}
+    for condition, threat in case.threats().items():
+        seen = [m for m in threat.names if m not in case.blind | case.ignored]
+        if not seen or (condition == "joint" and case.alone(threat)):
+            continue
+        survived = np.asarray(broken[condition])[list(rows)] > 1
+        found[f"{condition}/fooled"] = ~survived
+        if threat.at_most is None:
+            with case.work.timed("checks"):
+                single = fgsm(
+                    case.model, part.inputs, part.targets, threat.only(*seen), **case.options(part, case.seed)
+                )
+            case.work.add("checks", single.forwards, single.backwards)
+            found[f"{condition}/single_step"] = single.success.cpu().numpy()
+        for scale in (1.0, 2.0):
+            _, margin = strike(case, "checks", threat.scaled(scale), index, None, steps=steps, objectives=objectives)
+            found[f"{condition}/scale_{scale:g}"] = (margin <= 0).cpu().numpy()
+        more = np.zeros(len(rows), dtype=bool)
+        if survived.any():
+            left = index[torch.as_tensor(survived, device=index.device)]
+            _, margin = strike(
+                case, "checks", threat, left, None,
+                steps=MORE * steps, objectives=objectives[-1:], seed=case.seed + _HIGH_SEED,
+            )  # fmt: skip
+            more[survived] = (margin <= 0).cpu().numpy()
+        found[f"{condition}/more_steps"] = more
+    return found | case.work.arrays()
+
+
+def tolerance(n: int) -> float:
+    """How many samples may go the wrong way: one, or 2 %."""
+    return max(1.0, 0.02 * n)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the verdicts rest on; arrays are over samples, `again` over those that were attacked again."""
+
+    probes: Mapping[str, Probe]
+    again: Arrays
+    samples: Arrays
+    noise_won: Any
+    attackable: Any
+    outside: int
+    scale: float
+    unbounded: bool
+
+
+def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[str, dict[str, Any]]]:
+    """Flags, and every check with its figures, also where nothing was flagged."""
+    flags: list[Flag] = []
+    checks: dict[str, dict[str, Any]] = {}
+
+    def judge(name: str, flag: str, modality: str | None, passed: bool, detail: str, **figures: Any) -> None:
+        checks[name] = {"modality": modality, "passed": passed, **figures}
+        if not passed:
+            flags.append(Flag(flag, modality, detail))
+
+    for m, p in evidence.probes.items():
+        figures = {"zero": p.zero, "non_finite": p.broken, "samples": p.samples, "used": p.used}
+        fine = not p.used or (p.gradient and p.zero <= max(1.0, 0.1 * p.samples))
+        judge(
+            f"gradient/{m}", "no_gradient", m, fine,
+            f"the model looks at {m}, but no gradient reaches it in {p.zero} of {p.samples} samples: an attack by "
+            f"gradients cannot see it, so its figures say little about robustness", **figures,
+        )  # fmt: skip
+        judge(
+            f"finite_gradient/{m}", "non_finite_gradient", m, p.broken == 0,
+            f"the gradient of {m} is NaN or infinite in {p.broken} of {p.samples} samples: the attack goes astray "
+            f"there", **figures,
+        )  # fmt: skip
+    for condition in (*(f"only:{m}" for m in threat.names), "joint"):
+        if f"{condition}/fooled" in evidence.again:
+            _compare(evidence.again, condition, judge)
+    single = np.zeros(0, dtype=bool)
+    if "joint/scale_1" in evidence.again:
+        fooled = [evidence.again[k] for k in evidence.again if k.startswith("only:") and k.endswith("/fooled")]
+        single = np.any(fooled, axis=0) & ~evidence.again["joint/scale_1"] if fooled else single
+    judge(
+        "joint_search", "joint_weaker_than_single", None, float(single.sum()) <= tolerance(single.size),
+        f"attacking all modalities at once from scratch failed on {int(single.sum())} of {single.size} samples that "
+        f"one modality alone had fooled: the joint search is too weak, true joint robustness may be lower",
+        weaker=int(single.sum()), samples=int(single.size),
+    )  # fmt: skip
+    _whole_set(evidence, judge)
+    return flags, checks
+
+
+def _compare(again: Arrays, condition: str, judge: Any) -> None:
+    """The checks that compare two attacks on the same samples."""
+    modality = condition.removeprefix("only:") if condition.startswith("only:") else None
+    where = modality or "all modalities together"
+    one, two = again[f"{condition}/scale_1"], again[f"{condition}/scale_2"]
+    n, limit = one.size, tolerance(one.size)
+    judge(
+        f"larger_budget/{condition}", "larger_budget_helps", modality, bool(two.sum() >= one.sum() - limit),
+        f"twice the budget on {where} fooled {int(two.sum())} of {n} samples, the budget itself {int(one.sum())}: a "
+        f"larger budget cannot help an honest model, so the attack is misled", fooled=int(one.sum()),
+        fooled_at_twice=int(two.sum()), samples=n,
+    )  # fmt: skip
+    if f"{condition}/single_step" in again:
+        single = again[f"{condition}/single_step"]
+        judge(
+            f"iterative/{condition}", "iterative_not_better", modality, bool(one.sum() >= single.sum() - limit),
+            f"a single step on {where} fooled {int(single.sum())} of {n} samples, many steps only {int(one.sum())}: "
+            f"gradients mislead the attack", fooled=int(one.sum()), fooled_by_one_step=int(single.sum()), samples=n,
+        )  # fmt: skip
+    more = again[f"{condition}/more_steps"]
+    judge(
+        f"more_steps/{condition}", "attack_not_converged", modality, bool(more.sum() <= limit),
+        f"{MORE} times the steps on {where} fooled {int(more.sum())} of {n} samples that had withstood: the attack had "
+        f"not finished, true robustness is lower", newly_fooled=int(more.sum()), samples=n,
+    )  # fmt: skip
+
+
+def _whole_set(evidence: Evidence, judge: Any) -> None:
+    """The checks over all samples."""
+    won, n = int(evidence.noise_won.sum()), int(evidence.noise_won.size)
+    judge(
+        "noise", "noise_beats_attack", None, won <= tolerance(n),
+        f"random noise in the same budget fooled {won} of {n} samples that the joint attack could not: the attack is "
+        f"worse than chance there", won=won, samples=n,
+    )  # fmt: skip
+    judge(
+        "budget", "outside_budget", None, evidence.outside == 0,
+        f"{evidence.outside} successes of the attack lay outside its budget and were not counted",
+        outside=evidence.outside,
+    )  # fmt: skip
+    if evidence.unbounded and bool(evidence.attackable.any()):
+        left = int(np.isinf(evidence.samples["broken_at/joint"][evidence.attackable]).sum())
+        total = int(evidence.attackable.sum())
+        judge(
+            "unbounded", "unbounded_attack_fails", None, left <= max(1.0, 0.01 * total),
+            f"at {evidence.scale:g} times the budget the joint attack still leaves {left} of {total} samples right: "
+            f"with no budget left to hold it back it should fool nearly all, so the attack is blind to something",
+            left=left, samples=total, scale=evidence.scale,
+        )  # fmt: skip

@@ -1,0 +1,123 @@
+"""Several Records side by side: relative improvement, paired differences, and the rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossguard.core import InputError
+from crossguard.evaluation.record import Record
+from crossguard.evaluation.statistics import Estimate, detectable_difference, difference, of_means
+
+Array = NDArray[Any]
+
+
+def pair(a: Record, b: Record) -> tuple[Array, Array]:
+    """Rows of `a` and of `b` that are the same samples, in the order of `a`.
+
+    Raises InputError where they share none, or where shared samples have other targets.
+    """
+    where = {name: row for row, name in enumerate(b.samples["ids"].tolist())}
+    rows = [(row, where[name]) for row, name in enumerate(a.samples["ids"].tolist()) if name in where]
+    if not rows:
+        raise InputError(f"the records {a.name!r} and {b.name!r} share no sample: nothing can be paired")
+    first, second = (np.array(side) for side in zip(*rows, strict=True))
+    if not np.array_equal(a.samples["targets"][first], b.samples["targets"][second]):
+        raise InputError(f"the records {a.name!r} and {b.name!r} give other targets to samples of the same id")
+    return first, second
+
+
+def _groups(record: Record, rows: Array) -> Array | None:
+    return None if record.groups is None else record.groups[rows]
+
+
+# What a protocol may differ in without one model being attacked harder than the other.
+_HARMLESS = {"name", "samples", "clips", "check_samples", "max_scale"}
+
+
+def attacks_of(record: Record) -> dict[str, Any]:
+    """The part of a record's protocol that decides how strong its attacks were."""
+    return {k: v for k, v in (record.meta.get("protocol") or {}).items() if k not in _HARMLESS}
+
+
+def _check_threats(a: Record, b: Record) -> None:
+    if a.meta["threat"] != b.meta["threat"]:
+        raise InputError(
+            f"the records {a.name!r} and {b.name!r} were attacked within other budgets ({a.meta['threat']} and "
+            f"{b.meta['threat']}): evaluate both under one threat model"
+        )
+    one, two = attacks_of(a), attacks_of(b)
+    if one != two:
+        other = {k: (one.get(k), two.get(k)) for k in {**one, **two} if one.get(k) != two.get(k)}
+        raise InputError(
+            f"the records {a.name!r} and {b.name!r} were attacked by other protocols ({other}): the weaker attack "
+            f"would flatter its model; evaluate both under one protocol"
+        )
+
+
+def paired_difference(a: Record, b: Record, condition: str) -> Estimate:
+    """Share right of `a` minus that of `b`, paired by id.
+
+    Raises InputError for other budgets or attacks (but under "clean" and "missing:…") or no shared samples.
+    """
+    if condition != "clean" and not condition.startswith("missing:"):
+        _check_threats(a, b)
+    first, second = pair(a, b)
+    return difference(a.right(condition)[first], b.right(condition)[second], _groups(a, first))
+
+
+def smallest_shown(a: Record, b: Record, condition: str) -> float:
+    """The smallest true difference that this pair of records shows with 80 % power; a share, not points."""
+    first, second = pair(a, b)
+    return detectable_difference(a.right(condition)[first], b.right(condition)[second], _groups(a, first))
+
+
+def relative_improvement(record: Record, reference: Record) -> Estimate:
+    """RI = (Clean + Avg)_method - (Clean + Avg)_reference in points, paired by id (after Tian and Xu, CVPR 2021).
+
+    Avg is the mean over only:m and joint. Never print it without clean accuracy. Raises InputError where the two
+    were attacked on other modalities, within other budgets or by another protocol.
+    """
+    _check_threats(record, reference)
+    first, second = pair(record, reference)
+
+    def both(of: Record, rows: Array) -> Array:
+        average = np.mean([of.right(c)[rows] for c in of.averaged], axis=0)
+        return of.right("clean")[rows] + average
+
+    delta = both(record, first) - both(reference, second)
+    found = of_means(delta[:, None], lambda means: means[..., 0], _groups(record, first), limits=(-2.0, 2.0))
+    return found.scaled(100)
+
+
+def table(records: Sequence[Record], reference: Record | None = None) -> list[dict[str, Any]]:
+    """One row a record: every condition, Avg, RI to the reference (the first record if none is named), balance beside
+    reliance, and what the method cost."""
+    if not records:
+        return []
+    base = reference or records[0]
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        training = record.meta["training"] or {}
+        summary = record.summary()
+        rows.append(
+            {
+                "name": record.name,
+                "conditions": summary,
+                "average": record.average(),
+                "relative_improvement": relative_improvement(record, base),
+                "reference": base.name,
+                "difference": {c: paired_difference(record, base, c) for c in summary if c in base.conditions},
+                "smallest_shown": {c: smallest_shown(record, base, c) for c in summary if c in base.conditions},
+                "balance": record.balance(),
+                "reliance": record.reliance(),
+                "parameters": record.meta["model"]["parameters"],
+                "milliseconds": record.meta["latency"]["milliseconds_per_sample"],
+                "training": {k: training.get(k) for k in ("seconds", "forwards", "backwards", "peak_memory_mb")},
+                "flags": record.flags,
+            }
+        )
+    return rows

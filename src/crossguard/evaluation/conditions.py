@@ -1,0 +1,194 @@
+"""What one batch goes through: clean, missing, noise, and every attack scale by scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossguard.attacks import noise
+from crossguard.core import Inputs, MultiLabel, forward
+from crossguard.diagnostics import contribution, without
+from crossguard.evaluation.attack import Case, Track, climb, rank
+from crossguard.evaluation.store import Arrays
+
+State = dict[str, Tensor]
+
+
+def names(modalities: Sequence[str], threat: Sequence[str]) -> list[str]:
+    """The conditions of an evaluation, clean first."""
+    singles = [f"only:{m}" for m in threat]
+    return ["clean", *(f"missing:{m}" for m in modalities), "noise", *singles, "any_one", "joint"]
+
+
+def measure(case: Case, shown: Sequence[int]) -> tuple[Arrays, State]:
+    """All conditions of a batch up to the last scale that every evaluation visits; `shown` rows are kept as clips."""
+    batch, arrays = case.batch, _begin(case)
+    clean = _observe(case, arrays, "clean", batch.inputs, batch.mask)
+    absent: dict[str, Tensor] = {}
+    for m in batch.inputs:
+        with torch.no_grad():
+            rest, mask = without(case.model, batch.inputs, m, batch.mask, fill=case.protocol.missing_fill)
+        absent[m] = _observe(case, arrays, f"missing:{m}", rest, mask)
+    _contribute(case, arrays, "clean", batch.inputs, clean, absent)
+
+    with case.work.timed("noise"):
+        options = case.options(batch, case.seed)
+        drawn = noise(
+            case.model, batch.inputs, batch.targets, case.threat, trials=case.protocol.noise_trials, **options
+        )
+    case.work.add("noise", drawn.forwards, drawn.backwards)
+    _observe(case, arrays, "noise", drawn.inputs, batch.mask)
+
+    margin = case.task.margin(clean, batch.targets)
+    tracks = {c: Track.begin(case, threat, margin) for c, threat in case.threats().items()}
+    for scale in case.protocol.scales:
+        climb(case, tracks, scale)
+        if scale == 1:
+            _absorb(case, arrays, tracks["joint"], drawn.inputs, drawn.margin)
+            _record(case, arrays, tracks, clean, absent, shown)
+    return _finish(case, arrays, tracks)
+
+
+def extend(case: Case, before: Arrays, state: Mapping[str, Tensor], scale: float) -> tuple[Arrays, State]:
+    """One further scale for those that survived so far, from where they were left."""
+    tracks: dict[str, Track] = {}
+    for condition, threat in case.threats().items():
+        broken = torch.as_tensor(before[f"broken_at/{condition}"], device=case.batch.targets.device)
+        margin = torch.where(broken.isinf(), torch.inf, -torch.inf).double()
+        track = Track({m: case.batch.inputs[m].clone() for m in threat.names}, margin, broken.clone())
+        rows = track.alive
+        track.margin[rows] = state[f"{condition}/margin"].to(margin)
+        for m in threat.names:
+            track.point[m][rows] = state[f"{condition}/{m}"].to(track.point[m])
+        tracks[condition] = track
+    climb(case, tracks, scale)
+    return _finish(case, _begin(case), tracks)
+
+
+def _begin(case: Case) -> Arrays:
+    return {
+        "ids": np.array(case.batch.ids, dtype=np.str_),
+        "groups": np.array(case.batch.groups, dtype=np.str_),
+        "targets": case.batch.targets.cpu().numpy(),
+    }
+
+
+def _finish(case: Case, arrays: Arrays, tracks: Mapping[str, Track]) -> tuple[Arrays, State]:
+    state: State = {}
+    for condition, track in tracks.items():
+        broken = track.broken.cpu().numpy().astype(np.float32)
+        arrays[f"broken_at/{condition}"] = broken
+        state[f"{condition}/margin"] = track.margin[track.alive]
+        state |= {f"{condition}/{m}": x[track.alive] for m, x in track.point.items()}
+    arrays["outside"] = np.array([track.outside for track in tracks.values()])
+    arrays |= case.work.arrays()
+    return arrays, state
+
+
+def _agree(arrays: Arrays, condition: str, track: Track) -> None:
+    """A sample fooled at scale 1 is wrong at scale 1: the same point, run in another batch, may round to a hair
+    on the other side of 0."""
+    margin = arrays[f"margin/{condition}"]
+    said = torch.as_tensor(margin, device=track.broken.device)
+    track.broken[track.broken.isinf() & (said <= 0)] = 1.0
+    margin[track.broken.cpu().numpy() <= 1] = np.minimum(margin[track.broken.cpu().numpy() <= 1], 0.0)
+
+
+def _observe(case: Case, arrays: Arrays, condition: str, inputs: Inputs, mask: Mapping[str, Tensor]) -> Tensor:
+    """Run the model on what a condition came to, and write down what it says."""
+    with case.work.timed(condition), torch.no_grad():
+        output = forward(case.model, inputs, mask, need=("weights",))
+    case.work.add(condition, len(case.batch))
+    logits = output.logits
+    arrays[f"prediction/{condition}"] = case.task.predict(logits).cpu().numpy()
+    arrays[f"margin/{condition}"] = _float(case.task.margin(logits, case.batch.targets))
+    if isinstance(case.task, MultiLabel):
+        arrays[f"scores/{condition}"] = _float(logits)
+    for m, weight in (output.weights or {}).items():
+        arrays[f"weight/{condition}/{m}"] = _float(weight)
+    return logits
+
+
+def _contribute(
+    case: Case, arrays: Arrays, condition: str, inputs: Inputs, logits: Tensor, known: Mapping[str, Tensor]
+) -> None:
+    fill, mask = case.protocol.missing_fill, case.batch.mask
+    with case.work.timed(condition):
+        found = contribution(case.model, inputs, mask, fill=fill, logits=logits, known=known)
+    case.work.add(condition, len(case.batch) * (len(inputs) - len(known)))
+    for m, value in found.items():
+        arrays[f"contribution/{condition}/{m}"] = _float(value)
+
+
+def _absorb(case: Case, arrays: Arrays, joint: Track, drawn: Inputs, margin: Tensor) -> None:
+    """What random noise fools counts as fooled; how often it did what the search could not is a check."""
+    rows = joint.alive
+    inside = case.threat.contains({**case.batch.inputs, **drawn}, case.batch.inputs, case.batch.mask)
+    margin = torch.where(inside, margin, torch.inf)
+    won = margin[rows] <= 0
+    arrays["noise_won"] = np.zeros(len(case.batch), dtype=bool)
+    arrays["noise_won"][rows[won].cpu().numpy()] = True
+    joint.improve(rows, {m: drawn[m][rows] for m in joint.point}, margin[rows], 1.0)
+
+
+def _record(
+    case: Case,
+    arrays: Arrays,
+    tracks: Mapping[str, Track],
+    clean: Tensor,
+    absent: Mapping[str, Tensor],
+    shown: Sequence[int],
+) -> None:
+    """What the model says at scale 1."""
+    batch = case.batch
+    worst: dict[str, Tensor] = {}
+    ranked: list[Inputs] = []
+    for condition, threat in case.threats().items():
+        inputs = {**batch.inputs, **{m: x.clone() for m, x in tracks[condition].point.items()}}
+        logits = _observe(case, arrays, condition, inputs, batch.mask)
+        _agree(arrays, condition, tracks[condition])
+        # Without the one attacked modality all others are clean: that is known already.
+        known = {m: absent[m] for m in threat.names if condition != "joint"}
+        _contribute(case, arrays, condition, inputs, logits, known)
+        if isinstance(case.task, MultiLabel):
+            # Joint comes last and knows what single modalities came to.
+            point, worst[condition] = rank(case, condition, threat, [inputs, *(ranked if condition == "joint" else [])])
+            ranked.append(point)
+            with torch.no_grad():
+                arrays[f"scores/{condition}"] = _float(forward(case.model, point, batch.mask).logits)
+        _show(arrays, condition, {m: inputs[m] for m in threat.names}, shown)
+    _show(arrays, "clean", batch.inputs, shown)
+    _show(arrays, "mask", batch.mask, shown)
+    singles = [c for c in tracks if c != "joint"]
+    _any_one(arrays, list(batch.inputs), singles, [worst[c] for c in singles if c in worst])
+
+
+def _any_one(arrays: Arrays, modalities: Sequence[str], singles: Sequence[str], losses: Sequence[Tensor]) -> None:
+    """By sample, the single-modality attack that leaves the lowest margin (for scores: the highest ranking loss)."""
+    sources = list(singles) or ["clean"]
+    pick = np.argmin([arrays[f"margin/{c}"] for c in sources], axis=0)
+    row = np.arange(len(pick))
+    for what, tail in _kinds(arrays, sources[0], modalities):
+        chosen = torch.stack(list(losses)).argmax(dim=0).cpu().numpy() if what == "scores" and losses else pick
+        arrays[f"{what}/any_one{tail}"] = np.stack([arrays[f"{what}/{c}{tail}"] for c in sources])[chosen, row]
+
+
+def _kinds(arrays: Arrays, condition: str, modalities: Sequence[str]) -> list[tuple[str, str]]:
+    """What is written down of a condition, as (kind, tail of the key)."""
+    plain = [(what, "") for what in ("prediction", "margin", "scores")]
+    by_modality = [(what, f"/{m}") for what in ("weight", "contribution") for m in modalities]
+    return [(what, tail) for what, tail in plain + by_modality if f"{what}/{condition}{tail}" in arrays]
+
+
+def _show(arrays: Arrays, what: str, tensors: Mapping[str, Tensor], shown: Sequence[int]) -> None:
+    for row in shown:
+        for m, x in tensors.items():
+            clip = x[row].cpu()
+            arrays[f"clip/{row}/{m}/{what}"] = (clip if clip.dtype == torch.bool else clip.float()).numpy()
+
+
+def _float(x: Tensor) -> np.ndarray:
+    return x.detach().to(torch.float32).cpu().numpy()

@@ -1,0 +1,283 @@
+"""Measure a model under a threat model: every condition, the curve over scales, the checks, one Record."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from crossguard.core import (
+    Batch,
+    InputError,
+    Modality,
+    ModelError,
+    MultiLabel,
+    RunError,
+    Task,
+    borrowed,
+    forward,
+    infer_task,
+    takes_mask,
+)
+from crossguard.core.files import read_json
+from crossguard.evaluation import conditions
+from crossguard.evaluation.attack import Case
+from crossguard.evaluation.checks import Evidence, Probe, probe, verdicts
+from crossguard.evaluation.passes import Opening, Progress, Run, join, label_of
+from crossguard.evaluation.protocol import Protocol
+from crossguard.evaluation.record import FORMAT, Record
+from crossguard.evaluation.store import Arrays, Store, compare, model_hash
+from crossguard.evaluation.stream import Stream, digest
+from crossguard.threat import ThreatModel
+
+# After so many batches without a single gradient a modality counts as blind or ignored.
+_PROBED = 4
+# Kept in the parts alone: what the checks need, and what goes elsewhere in the record.
+_INTERNAL = ("work/", "clip/", "noise_won", "attackable", "outside")
+
+
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    threat: ThreatModel,
+    task: Task | None = None,
+    protocol: Protocol | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    name: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    modalities: Mapping[str, Modality] | None = None,
+    classes: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> Record:
+    """Attack `model` on each modality alone, any one and all together, by the rules of METHODS section 0.
+
+    The loader yields Batches and may be any iterable. With `out`, finished batches are kept there, a stopped
+    evaluation goes on where it was to the same bits, and a finished one is read back; without, all stays in memory.
+    `progress(stage, batches done, batches in all or None)` is called after every batch. The model comes back as it
+    was. Raises InputError, ThreatError or ModelError for what cannot be meant, RunError for a folder that holds
+    another evaluation.
+    """
+    protocol = protocol or Protocol()
+    where = _device(model, device)
+    stream = Stream(loader, threat, modalities=modalities, samples=protocol.samples, device=where)
+    with borrowed(model, seed, where) as net:
+        opening = _open(net, stream, threat, task, protocol, seed)
+        names = _classes(classes, loader, opening.case.task.classes)
+        print_ = _fingerprint(net, opening.case)
+        folder = None if out is None else Path(out)
+        if folder is not None and (folder / "record.json").exists():
+            compare(read_json(folder / "record.json").get("fingerprint", {}), print_, folder)
+            return _finished(folder, stream)
+        store = Store(folder, print_)
+        run = Run(opening, stream, store, progress)
+        base = run.base()
+        broken, scales = run.extend(base)
+        again = run.check(base, broken)
+        latency = _latency(net, opening.case)
+    arrays = join(base)
+    arrays |= {f"broken_at/{c}": np.concatenate([b[c] for b in broken]) for c in opening.case.threats()}
+    evidence = Evidence(
+        probes=opening.probes,
+        again=join(again),
+        samples=arrays,
+        noise_won=arrays["noise_won"],
+        attackable=arrays["attackable"],
+        outside=run.outside,
+        scale=scales[-1],
+        unbounded=run.unbounded(arrays, broken, scales[-1]),
+    )
+    flags, checks = verdicts(evidence, threat)
+    samples = {k: v for k, v in arrays.items() if not k.startswith(_INTERNAL)}
+    clips, listed = _clips(base, samples, conditions.names((), threat.names))
+    meta = {
+        "format": FORMAT,
+        "name": name or (folder.name if folder else type(net).__name__),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "complete": True,
+        "fingerprint": print_,
+        "task": _task_dict(opening.case.task),
+        "classes": names,
+        "modalities": {m: x.to_dict() for m, x in (stream.modalities or {}).items()},
+        "threat": threat.to_dict(),
+        "protocol": protocol.to_dict(),
+        "model": _describe(net, protocol),
+        "recipe": None if recipe is None else dict(recipe),
+        "training": None if training is None else dict(training),
+        "scales": scales,
+        "conditions": conditions.names(list(stream.modalities or {}), threat.names),
+        "work": run.work(),
+        "latency": latency,
+        "environment": _environment(where),
+        "flags": [flag.to_dict() for flag in flags],
+        "checks": checks,
+        "clips": listed,
+    }
+    record = Record(meta, samples, clips)
+    if folder is not None:
+        record.save(folder)
+        store.clear()
+        return Record.load(folder)
+    return record
+
+
+def _finished(folder: Path, stream: Stream) -> Record:
+    """The record of a folder; raises RunError where it is of other samples than these."""
+    record = Record.load(folder)
+    if stream.samples is None and stream.ids and sorted(stream.ids) != sorted(record.samples["ids"].tolist()):
+        raise RunError(
+            f"{folder} holds an evaluation of {len(record)} samples with other ids than these {len(stream.ids)}; "
+            f"choose another folder, or remove this one to start afresh"
+        )
+    return record
+
+
+def _open(
+    net: nn.Module, stream: Stream, threat: ThreatModel, task: Task | None, protocol: Protocol, seed: int
+) -> Opening:
+    """Look at the first batch and raise before any work for a model, task or data that cannot be meant."""
+    first = next(iter(stream), None)
+    if first is None:
+        raise InputError("the loader yields no samples; check the data set, its split and the cap on samples")
+    batch = first[1]
+    with torch.no_grad():
+        logits = forward(net, batch.inputs, batch.mask).logits
+    if logits.dim() != 2:
+        raise ModelError(f"model returned logits of shape {tuple(logits.shape)}, expected (N, classes)")
+    task = task or infer_task(batch.targets, logits)
+    task.check(batch.targets)
+    task.check_logits(logits, len(batch))
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError("the model answers clean samples with NaN or Inf; nothing can be measured on it")
+    if task.looks_like_probabilities(logits):
+        raise ModelError(
+            "the model returns probabilities, expected logits: their gradients vanish and attacks fail; "
+            "wrap it with cg.adapt(net, …, output='probabilities')"
+        )
+    stream.task = task
+    case = Case(net, batch, threat, task, protocol, seed)
+    probes = _probe(case, stream)
+    blind = frozenset(m for m, p in probes.items() if p.used and not p.gradient)
+    ignored = frozenset(m for m, p in probes.items() if not p.used)
+    return Opening(replace(case, blind=blind, ignored=ignored), probes)
+
+
+def _probe(case: Case, stream: Stream) -> dict[str, Probe]:
+    """Probes of every modality, over as many batches as it takes to see each of them present and with a gradient; a
+    modality that shows none in several batches is given up."""
+    found: dict[str, Probe] = {}
+    for number, batch in stream:
+        now = probe(replace(case, batch=batch))
+        found = {m: found[m].merged(p) if found else p for m, p in now.items()}
+        seen = all(p.samples for p in found.values())
+        if all(p.gradient for p in found.values()) or (seen and number + 1 >= _PROBED):
+            break
+    return found
+
+
+def _clips(base: list[Arrays], samples: Arrays, known: list[str]) -> tuple[Arrays, list[dict[str, Any]]]:
+    """The clips' arrays, and what was said of each."""
+    arrays: Arrays = {}
+    listed: list[dict[str, Any]] = []
+    start = 0
+    for part in base:
+        for row in part["clip/rows"].tolist():
+            index, at = len(listed), start + row
+            prefix = f"clip/{row}/"
+            arrays |= {f"{index}/{k.removeprefix(prefix)}": v for k, v in part.items() if k.startswith(prefix)}
+            listed.append(
+                {
+                    "index": index,
+                    "id": str(samples["ids"][at]),
+                    "group": str(samples["groups"][at]),
+                    "target": int(label_of(samples["targets"][at : at + 1])[0]),
+                    "predictions": {c: int(samples[f"prediction/{c}"][at]) for c in known},
+                    "margins": {c: float(samples[f"margin/{c}"][at]) for c in known},
+                }
+            )
+        start += len(part["ids"])
+    return arrays, listed
+
+
+def _device(model: nn.Module, device: torch.device | str | None) -> torch.device:
+    """Where batches go: where the model is, or `device` if the model has no parameters to say so."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return torch.device(device or "cpu")
+    if device is not None and torch.device(device).type != parameter.device.type:
+        raise InputError(f"device is {device}, but the model is on {parameter.device}; move the model first")
+    return parameter.device
+
+
+def _classes(given: Sequence[str] | None, loader: Iterable[Batch], count: int) -> list[str]:
+    found = given if given is not None else getattr(getattr(loader, "dataset", None), "classes", None)
+    names = [str(i) for i in range(count)] if found is None else [str(c) for c in found]
+    if len(names) != count:
+        raise InputError(f"found {len(names)} class names for {count} classes, expected one each")
+    return names
+
+
+def _task_dict(task: Task) -> dict[str, Any]:
+    return {"kind": "multi_label" if isinstance(task, MultiLabel) else "single_label", "classes": task.classes}
+
+
+def _fingerprint(net: nn.Module, case: Case) -> dict[str, Any]:
+    """All that decides the figures; of the samples what the first one holds (each part holds its ids)."""
+    return {
+        "model": model_hash(net),
+        "threat": case.threat.to_dict(),
+        "protocol": case.protocol.to_dict(),
+        "task": _task_dict(case.task),
+        "seed": case.seed,
+        "data": digest(case.batch.take([0])),
+    }
+
+
+def _describe(net: nn.Module, protocol: Protocol) -> dict[str, Any]:
+    masked = takes_mask(net)
+    return {
+        "description": type(net).__name__,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "takes_mask": masked,
+        "missing_fill": "mask" if masked else protocol.missing_fill,
+    }
+
+
+def _latency(net: nn.Module, case: Case) -> dict[str, Any]:
+    """Median of five forwards of the first batch."""
+    times: list[float] = []
+    with torch.no_grad():
+        for _ in range(6):
+            begun = time.perf_counter()
+            forward(net, case.batch.inputs, case.batch.mask).logits.sum().item()
+            times.append(time.perf_counter() - begun)
+    n = len(case.batch)
+    return {"milliseconds_per_sample": 1000 * float(np.median(times[1:])) / n, "batch": n}
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    from crossguard import __version__
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "crossguard": __version__,
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+__all__ = ["Progress", "evaluate"]

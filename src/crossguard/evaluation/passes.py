@@ -1,0 +1,187 @@
+"""The passes of an evaluation over its data; every finished batch is a part that need not be done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from crossguard.core import Batch, RunError, forward
+from crossguard.evaluation import conditions
+from crossguard.evaluation.attack import Case
+from crossguard.evaluation.checks import Probe, attack_again, attackable
+from crossguard.evaluation.store import Arrays, Store
+from crossguard.evaluation.stream import Stream
+from crossguard.evaluation.work import Work
+
+Progress = Callable[[str, int, int | None], object]
+
+# Without a budget for every modality the curve may never come down; it is followed this far.
+_PLATEAU = 16.0
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What the first batch told: the case without its batch's work, and how gradients reach each modality."""
+
+    case: Case
+    probes: dict[str, Probe]
+
+
+class Run:
+    """The passes over the data: all conditions, then larger scales while the joint attack needs them, then checks."""
+
+    def __init__(self, opening: Opening, stream: Stream, store: Store, progress: Progress | None) -> None:
+        self.case, self.stream, self.store, self.progress = opening.case, stream, store, progress
+        self.parts: list[Arrays] = []
+        self.outside = 0
+        self.batches = stream.batches
+
+    def _on(self, batch: Batch) -> Case:
+        return replace(self.case, batch=batch, work=Work())
+
+    def _done(self, stage: str, number: int) -> None:
+        if self.progress is not None:
+            self.progress(stage, number + 1, self.batches)
+
+    def _keep(self, part: Arrays) -> None:
+        self.parts.append(part)
+        self.outside += int(part["outside"].sum()) if "outside" in part else 0
+
+    def base(self) -> list[Arrays]:
+        """Every condition on every batch."""
+        found: list[Arrays] = []
+        shown: set[int] = set()
+        clips = 0
+        for number, batch in self.stream:
+            key = f"base-{number:05d}"
+            part = self.store.get(key, batch.ids)
+            label = label_of(batch.targets.cpu().numpy())
+            if part is None:
+                case = self._on(batch)
+                rows = _choose(case, label, shown, self.case.protocol.clips - clips)
+                part, state = conditions.measure(case, rows)
+                part["attackable"] = attackable(case)
+                part["clip/rows"] = np.array(rows, dtype=np.int64)
+                self.store.put(key, part, state)
+            clips += len(part["clip/rows"])
+            shown |= {int(label[i]) for i in part["clip/rows"]}
+            found.append(part)
+            self._keep(part)
+            self._done("conditions", number)
+        self.batches = len(found)
+        return found
+
+    def whole(self, arrays: Arrays) -> bool:
+        """Whether the joint attack may touch everything that the model looks at, so that it must win in the end."""
+        threat = self.case.threat
+        looked = set(threat.names) - self.case.ignored
+        outside = [m for m in self.stream.modalities or {} if m not in threat.names]
+        unused = all(np.array_equal(arrays[f"margin/missing:{m}"], arrays["margin/clean"]) for m in outside)
+        return unused and bool(looked) and (threat.at_most is None or threat.at_most >= len(looked))
+
+    def extend(self, base: list[Arrays]) -> tuple[list[dict[str, Any]], list[float]]:
+        """Double the scale until the joint attack leaves at most 1 %, the bounds leave no more room, or the end."""
+        broken = [{c: part[f"broken_at/{c}"] for c in self.case.threats()} for part in base]
+        scales = list(self.case.protocol.scales)
+        limit = self.case.protocol.max_scale
+        limit = limit if self.whole(join(base)) else min(limit, max(_PLATEAU, scales[-1]))
+        before = "base"
+        while self._survive(broken) and scales[-1] * 2 <= limit and not self._full(scales[-1]):
+            scale = scales[-1] * 2
+            for number, batch in self.stream:
+                key = f"scale-{scale:g}-{number:05d}"
+                part = self.store.get(key, batch.ids)
+                if part is None:
+                    case, last = self._on(batch), f"{before}-{number:05d}"
+                    known = {f"broken_at/{c}": b for c, b in broken[number].items()}
+                    part, state = conditions.extend(case, known, self.store.state(last), scale)
+                    self.store.put(key, part, state)
+                    self.store.forget(last)
+                broken[number] = {c: part[f"broken_at/{c}"] for c in broken[number]}
+                self._keep(part)
+                self._done(f"scale {scale:g}", number)
+            scales.append(scale)
+            before = f"scale-{scale:g}"
+        return broken, scales
+
+    def unbounded(self, arrays: Arrays, broken: list[dict[str, Any]], scale: float) -> bool:
+        """Whether the curve ends where no budget holds the attacker back, not where a short one was asked for."""
+        ended = scale >= _PLATEAU or self._full(scale) or not self._survive(broken)
+        return self.whole(arrays) and ended
+
+    def _survive(self, broken: list[dict[str, Any]]) -> bool:
+        left = np.concatenate([b["joint"] for b in broken])
+        return bool(np.isinf(left).mean() > 0.01) and bool(self.case.threat.names)
+
+    def _full(self, scale: float) -> bool:
+        """Whether the bounds leave no room for a larger budget."""
+        inputs, threat = self.case.batch.inputs, self.case.threat
+        now, then = threat.scaled(scale).budgets, threat.scaled(2 * scale).budgets
+        return all(torch.equal(now[m].radius(inputs[m][:1]), then[m].radius(inputs[m][:1])) for m in threat.names)
+
+    def check(self, base: list[Arrays], broken: list[dict[str, Any]]) -> list[Arrays]:
+        """Attack some samples again, spread over all that are right when clean."""
+        right = np.flatnonzero(np.concatenate([part["margin/clean"] for part in base]) > 0)
+        count = min(self.case.protocol.check_samples, len(right))
+        if not count or not self.case.threat.names:
+            return []
+        chosen = right[np.linspace(0, len(right) - 1, count).round().astype(int)]
+        found: list[Arrays] = []
+        start = 0
+        for number, batch in self.stream:
+            rows = (chosen[(chosen >= start) & (chosen < start + len(batch))] - start).tolist()
+            start += len(batch)
+            if rows:
+                key = f"check-{number:05d}"
+                part = self.store.get(key, batch.ids)
+                if part is None:
+                    part = attack_again(self._on(batch), rows, broken[number])
+                    self.store.put(key, part, {})
+                found.append(part)
+                self._keep(part)
+            self._done("checks", number)
+        return found
+
+    def work(self) -> dict[str, dict[str, Any]]:
+        """Costs by condition, over all parts."""
+        total = Work()
+        for part in self.parts:
+            for key in [k for k in part if k.startswith("work/")]:
+                forwards, backwards, seconds = (float(v) for v in part[key])
+                total.add(key.removeprefix("work/"), int(forwards), int(backwards), seconds)
+        return {
+            c: {"forwards": int(f), "backwards": int(b), "seconds": round(s, 3)} for c, (f, b, s) in total.costs.items()
+        }
+
+
+def join(parts: list[Arrays]) -> Arrays:
+    """Arrays by sample, over all batches; those of single clips stay in their parts."""
+    keys = [k for k in (parts[0] if parts else {}) if not k.startswith(("clip/", "work/"))]
+    lacking = [k for k in keys if any(k not in part for part in parts)]
+    if lacking:
+        raise RunError(f"the batches differ in what was measured ({lacking[0]}): do all hold the same modalities?")
+    return {k: np.concatenate([part[k] for part in parts]) for k in keys}
+
+
+def label_of(targets: Any) -> Any:
+    return targets.argmax(axis=1) if targets.ndim == 2 else targets
+
+
+def _choose(case: Case, label: Any, shown: set[int], left: int) -> list[int]:
+    """Rows for the viewer: the first of each class not shown yet that is right when clean."""
+    if left <= 0:
+        return []
+    with torch.no_grad():
+        logits = forward(case.model, case.batch.inputs, case.batch.mask).logits
+    right = (case.task.margin(logits, case.batch.targets) > 0).tolist()
+    rows: list[int] = []
+    seen = set(shown)
+    for i, c in enumerate(label.tolist()):
+        if right[i] and c not in seen and len(rows) < left:
+            rows.append(i)
+            seen.add(c)
+    return rows

@@ -1,0 +1,228 @@
+"""The Record: one self-describing folder that says all of an evaluation; every figure and page is a function of it."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossguard.core import RunError
+from crossguard.core.files import read_json, read_npz, write_json, write_npz
+from crossguard.evaluation import metrics
+from crossguard.evaluation.statistics import Estimate, bootstrap_rows, difference, interval, of_means, share
+
+FORMAT = 1
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Something that makes the figures doubtful, in plain words; `modality` where it concerns one alone."""
+
+    name: str
+    modality: str | None
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"name": self.name, "modality": self.modality, "detail": self.detail}
+
+
+class Clips(Mapping[str, Array]):
+    """The arrays of an npz, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self._names = [name.removesuffix(".npy") for name in archive.namelist()]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RunError(f"could not read {path}: {error}") from error
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._names:
+            raise KeyError(name)
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return archive[name]
+        except Exception as error:  # zipfile, zlib and numpy each raise their own
+            raise RunError(f"could not read {name} of {self.path}: {error}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@dataclass(frozen=True)
+class Record:
+    """`meta` (JSON), `samples` (arrays by "prediction/only:rgb" and the like), `clips` ("0/rgb/clean", float32)."""
+
+    meta: dict[str, Any]
+    samples: dict[str, Array]
+    clips: Mapping[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Read a run folder; raises RunError where it is missing, damaged or of another format."""
+        folder = Path(path)
+        meta = read_json(folder / "record.json")
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+            raise RunError(f"{folder / 'record.json'} has format {found!r}, expected {FORMAT}: evaluate again")
+        samples = read_npz(folder / "samples.npz")
+        lacking = [c for c in meta["conditions"] if f"margin/{c}" not in samples]
+        if lacking:
+            raise RunError(f"{folder / 'samples.npz'} lacks the condition {lacking[0]!r} that record.json names")
+        clips = folder / "clips.npz"
+        return cls(meta, samples, Clips(clips) if clips.exists() else {})
+
+    def save(self, path: str | Path) -> None:
+        """Write the run folder; record.json comes last, so that a folder with one is whole."""
+        folder = Path(path)
+        write_npz(folder / "samples.npz", self.samples)
+        same = isinstance(self.clips, Clips) and self.clips.path.resolve() == (folder / "clips.npz").resolve()
+        if self.clips and not same:
+            write_npz(folder / "clips.npz", dict(self.clips))
+        write_json(folder / "record.json", self.meta)
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return str(self.meta["name"])
+
+    @property
+    def conditions(self) -> list[str]:
+        """The rows of the evaluation, clean first."""
+        return list(self.meta["conditions"])
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names, in the order of the logits."""
+        return list(self.meta["classes"])
+
+    @property
+    def attacked(self) -> list[str]:
+        """The modalities that were attacked, in the order of the threat model."""
+        return [c.removeprefix("only:") for c in self.conditions if c.startswith("only:")]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a sample may have several classes."""
+        return self.meta["task"]["kind"] == "multi_label"
+
+    @property
+    def flags(self) -> list[Flag]:
+        """What makes the figures doubtful; empty when nothing does."""
+        return [Flag(f["name"], f["modality"], f["detail"]) for f in self.meta["flags"]]
+
+    @property
+    def scales(self) -> list[float]:
+        """The common scales of the budgets at which the curve was measured, without 0."""
+        return [float(s) for s in self.meta["scales"]]
+
+    def __len__(self) -> int:
+        return len(self.samples["targets"])
+
+    @property
+    def groups(self) -> Array | None:
+        """(N,) labels of what intervals keep together."""
+        return self.samples.get("groups")
+
+    def right(self, condition: str) -> Array:
+        """(N,) bool: which samples the model still gets right."""
+        if f"margin/{condition}" not in self.samples:
+            raise RunError(f"the record {self.name!r} has no condition {condition!r}; it has {self.conditions}")
+        return self.samples[f"margin/{condition}"] > 0
+
+    def summary(self) -> dict[str, dict[str, Estimate]]:
+        """Condition -> metric -> Estimate: "accuracy", or "hit@1", "map" and "gap" for several labels."""
+        return self._summary
+
+    @cached_property
+    def _summary(self) -> dict[str, dict[str, Estimate]]:
+        main = "hit@1" if self.multi_label else "accuracy"
+        found = {c: {main: share(self.right(c), self.groups)} for c in self.conditions}
+        if self.multi_label:
+            rows = bootstrap_rows(len(self), self.groups)
+            truth = self.samples["targets"]
+            for c, estimates in found.items():
+                scores = self.samples[f"scores/{c}"]
+                for name, metric in (("map", metrics.mean_average_precision), ("gap", metrics.gap)):
+                    value = metric(scores, truth)
+                    low, high = interval(np.array([metric(scores[r], truth[r]) for r in rows]))
+                    estimates[name] = Estimate(value, min(low, value), max(high, value), len(self))
+        return found
+
+    def curve(self, condition: str) -> list[tuple[float, Estimate]]:
+        """(scale, share still right) from scale 0 (clean) on, for only:m, any_one and joint."""
+        broken = self.broken_at(condition)
+        return [(scale, share(broken > scale, self.groups)) for scale in (0.0, *self.scales)]
+
+    def broken_at(self, condition: str) -> Array:
+        """(N,) the smallest scale that fooled each sample: 0 wrong when clean, inf never."""
+        if condition == "any_one":
+            # Where nothing may be attacked, all that can be said is what is wrong when clean.
+            singles = [f"only:{m}" for m in self.attacked] or ["joint"]
+            return np.min([self.samples[f"broken_at/{c}"] for c in singles], axis=0)
+        if f"broken_at/{condition}" not in self.samples:
+            raise RunError(f"the record {self.name!r} has no curve of {condition!r}; expected only:…, any_one or joint")
+        return self.samples[f"broken_at/{condition}"]
+
+    def by_class(self, condition: str) -> list[Estimate]:
+        """One Estimate a class: share right among its samples (single- and multi-label); undefined without any."""
+        right, truth = self.right(condition), self.samples["targets"]
+        groups = self.groups
+        found: list[Estimate] = []
+        for c in range(len(self.classes)):
+            rows = truth[:, c] > 0 if truth.ndim == 2 else truth == c
+            found.append(share(right[rows], None if groups is None or not groups.size else groups[rows]))
+        return found
+
+    def average(self) -> Estimate:
+        """Avg of METHODS: mean of only:m over the attacked modalities and joint."""
+        columns = np.stack([self.right(c) for c in self.averaged], axis=1)
+        return of_means(columns, lambda means: means.mean(axis=-1), self.groups, limits=(0.0, 1.0))
+
+    @property
+    def averaged(self) -> list[str]:
+        """The conditions that Avg and RI are taken over."""
+        return [*(f"only:{m}" for m in self.attacked), "joint"]
+
+    def balance(self) -> dict[str, Estimate]:
+        """gap = max_m A_m - min_m A_m and ratio = min/max over only:m; empty for fewer than two attacked modalities.
+
+        Read it beside `reliance`: a model that ignores a modality is balanced too.
+        """
+        if len(self.attacked) < 2:
+            return {}
+        columns = np.stack([self.right(f"only:{m}") for m in self.attacked], axis=1)
+
+        def gap(means: Array) -> Array:
+            return means.max(axis=-1) - means.min(axis=-1)
+
+        def ratio(means: Array) -> Array:
+            # Equal zeros are balanced.
+            top = means.max(axis=-1)
+            return np.where(top > 0, means.min(axis=-1) / np.where(top > 0, top, 1.0), 1.0)
+
+        return {
+            "gap": of_means(columns, gap, self.groups, limits=(0.0, 1.0)),
+            "ratio": of_means(columns, ratio, self.groups, limits=(0.0, 1.0)),
+        }
+
+    def reliance(self) -> dict[str, Estimate]:
+        """Modality -> what the model loses without it: clean minus missing, paired by sample."""
+        names = [c.removeprefix("missing:") for c in self.conditions if c.startswith("missing:")]
+        clean = self.right("clean")
+        return {m: difference(clean, self.right(f"missing:{m}"), self.groups) for m in names}
+
+
+__all__ = ["Clips", "Estimate", "Flag", "Record"]

@@ -1,0 +1,179 @@
+"""Intervals: no figure is printed without one.
+
+Samples of one group (a subject, a speaker, a video) are alike, so intervals resample groups first and then samples
+within them. Where there is one group or none, samples are taken as independent (Wilson).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossguard.core import InputError
+
+Array: TypeAlias = NDArray[Any]
+Groups: TypeAlias = Sequence[str] | Array | None
+
+DRAWS = 2000
+_Z95 = 1.959963984540054
+_Z80 = 0.8416212335729143
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval, from `n` samples."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def scaled(self, factor: float) -> Estimate:
+        """The same figure in another unit, such as points (factor 100)."""
+        ends = sorted((self.low * factor, self.high * factor))
+        return Estimate(self.value * factor, ends[0], ends[1], self.n)
+
+    @classmethod
+    def undefined(cls) -> Estimate:
+        """Of no samples at all."""
+        return cls(math.nan, math.nan, math.nan, 0)
+
+
+def wilson(successes: float, n: int, z: float = _Z95) -> tuple[float, float]:
+    """Score interval of a share of `n` independent samples (Wilson, 1927); (0, 1) where n is 0."""
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    # Rounding must not leave the observed share outside.
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def split_groups(groups: Groups, n: int) -> list[Array]:
+    """Indices by group; every sample its own group where there are no groups, or only one.
+
+    Raises InputError where the number of groups' labels is not `n`.
+    """
+    labels = np.asarray(() if groups is None else groups)
+    if labels.size and labels.shape != (n,):
+        raise InputError(f"found {labels.shape[0]} groups for {n} samples, expected one label a sample")
+    if labels.size:
+        _, inverse = np.unique(labels, return_inverse=True)
+        order = np.argsort(inverse, kind="stable")
+        found = np.split(order, np.cumsum(np.bincount(inverse))[:-1])
+        if len(found) > 1:
+            return found
+    return [np.array([i]) for i in range(n)]
+
+
+def has_groups(groups: Groups) -> bool:
+    """Whether groups tell samples apart: more than one of them."""
+    return groups is not None and len(np.unique(np.asarray(groups))) > 1
+
+
+def bootstrap_means(values: Array, groups: Groups = None, *, draws: int = DRAWS, seed: int = 0) -> Array:
+    """(draws, K) means of (N, K) values over resampled groups and samples within them.
+
+    Equal rows of a group are drawn together, which is the same distribution and costs the number of *different* rows.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    members = split_groups(groups, len(table))
+    rng = np.random.default_rng(seed)
+    if all(len(rows) == 1 for rows in members):
+        return _draw(table, rng, np.full(draws, len(table))) / len(table)
+    chosen = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+    total, count = np.zeros((draws, table.shape[1])), np.zeros(draws)
+    for column, rows in enumerate(members):
+        size = chosen[:, column] * len(rows)
+        total += _draw(table[rows], rng, size)
+        count += size
+    return total / count[:, None]
+
+
+def _draw(table: Array, rng: np.random.Generator, size: Array) -> Array:
+    """(draws, K) sums of `size` rows each, drawn with replacement."""
+    kinds, counts = np.unique(table, axis=0, return_counts=True)
+    return rng.multinomial(size, counts / counts.sum()) @ kinds
+
+
+def bootstrap_rows(n: int, groups: Groups = None, *, draws: int = 200, seed: int = 0) -> list[Array]:
+    """`draws` arrays of row numbers, groups resampled first: for metrics that are no means."""
+    members = split_groups(groups, n)
+    rng = np.random.default_rng(seed)
+    found: list[Array] = []
+    for _ in range(draws):
+        chosen = [members[i] for i in rng.integers(len(members), size=len(members))]
+        found.append(np.concatenate([rows[rng.integers(len(rows), size=len(rows))] for rows in chosen]))
+    return found
+
+
+def interval(drawn: Array) -> tuple[float, float]:
+    """The middle 95 % of what was drawn."""
+    finite = drawn[np.isfinite(drawn)]
+    if not finite.size:
+        return math.nan, math.nan
+    low, high = np.quantile(finite, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def share(right: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
+    """The share of (N,) samples that are right: Wilson, or the wider of it and the bootstrap where there are groups."""
+    flags = np.asarray(right, dtype=bool)
+    if not flags.size:
+        return Estimate.undefined()
+    low, high = wilson(float(flags.sum()), flags.size)
+    if has_groups(groups):
+        drawn_low, drawn_high = interval(bootstrap_means(flags, groups, seed=seed)[:, 0])
+        low, high = min(low, drawn_low), max(high, drawn_high)
+    return Estimate(float(flags.mean()), low, high, flags.size)
+
+
+def of_means(
+    values: Array,
+    function: Callable[[Array], Array],
+    groups: Groups = None,
+    *,
+    seed: int = 0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
+    """`function` of the column means ((…, K) -> (…)) of (N, K) values, with a bootstrap interval.
+
+    Where nothing varies over the draws, the interval is what n samples without a single exception leave open.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    n = len(table)
+    if n == 0:
+        return Estimate.undefined()
+    value = float(function(table.mean(axis=0, keepdims=True))[0])
+    low, high = interval(function(bootstrap_means(table, groups, seed=seed)))
+    if high - low < 1e-12:
+        slack = wilson(0, n)[1]
+        low, high = value - slack, value + slack
+    low, high = min(max(low, limits[0]), value), max(min(high, limits[1]), value)
+    return Estimate(value, low, high, n)
+
+
+def difference(first: Array, second: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
+    """Mean of `first - second`, paired by sample, (N,) each."""
+    delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    return of_means(delta[:, None], lambda means: means[..., 0], groups, seed=seed, limits=(-1.0, 1.0))
+
+
+def detectable_difference(first: Array, second: Array, groups: Groups = None, *, seed: int = 0) -> float:
+    """The smallest true difference that this design shows with 80 % power at the 5 % level, two-sided.
+
+    (z_0.975 + z_0.8) standard errors of the paired difference, the standard error by hierarchical bootstrap; with
+    no discordant sample at all, one sample's worth stands in for the variance.
+    """
+    delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not delta.size:
+        return math.nan
+    error = float(bootstrap_means(delta, groups, seed=seed).std(ddof=1))
+    return (_Z95 + _Z80) * max(error, 1 / delta.size)

@@ -1,0 +1,209 @@
+"""Planted faults must raise a flag; honest models must not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crossguard as cg
+from crossguard.evaluation import Protocol, evaluate
+from tests.evaluation.models import Linear, Loader, linear, samples
+
+PROTOCOL = Protocol(steps=8, scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=2, check_samples=40, max_scale=64)
+THREAT = cg.ThreatModel(a=cg.Linf(0.12), b=cg.Linf(0.2))
+
+
+def flags(model: nn.Module, threat: cg.ThreatModel = THREAT, seed: int = 0) -> set[tuple[str, str | None]]:
+    batch = samples(linear(6, 4), 60, wrong=0.0, seed=seed)
+    record = evaluate(model, Loader(batch, 30), threat, protocol=PROTOCOL)
+    assert record.meta["checks"], "what was checked is written down in any case"
+    return {(f.name, f.modality) for f in record.flags}
+
+
+class MLP(nn.Module):
+    """A small honest model, trained on what the linear one says."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 2))
+        batch = samples(linear(6, 4), 400, wrong=0.0, seed=99)
+        optimizer = torch.optim.Adam(self.parameters(), 0.01)
+        for _ in range(150):
+            loss = nn.functional.cross_entropy(self(batch.inputs), batch.targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        return self.net(torch.cat([inputs["a"], inputs["b"]], dim=1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_honest_linear_model_raises_no_flag(seed: int) -> None:
+    assert flags(linear(6, 4), seed=seed) == set()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_honest_network_raises_no_flag(seed: int) -> None:
+    assert flags(MLP(seed), seed=seed) == set()
+
+
+class Rounding(Linear):
+    """Right, but its steps have no slope."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        return super().forward({m: (x * 20).round() / 20 for m, x in inputs.items()})
+
+
+class Detached(Linear):
+    """One branch hides from gradients."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        return super().forward({**inputs, "a": inputs["a"].detach()})
+
+
+class Decoy(Linear):
+    """Rounded, with a slope that shows the attack the wrong way."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        true = super().forward({m: (x * 20).round() / 20 for m, x in inputs.items()}).detach()
+        false = super().forward(inputs)
+        return true - (false - false.detach())
+
+
+class Saturated(Linear):
+    """A huge temperature: the gradient of the loss underflows, that of the logits does not."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        return super().forward(inputs) * 1e4
+
+
+def test_steps_without_a_slope_are_found_out() -> None:
+    found = flags(Rounding(dict(linear(6, 4).w)))
+    assert {("no_gradient", "a"), ("no_gradient", "b")} <= found
+
+
+def test_a_detached_branch_is_found_out_and_attacked_at_random() -> None:
+    model = Detached(dict(linear(6, 4).w))
+    batch = samples(linear(6, 4), 60, wrong=0.0)
+    record = evaluate(model, Loader(batch, 30), THREAT, protocol=PROTOCOL)
+    assert [(f.name, f.modality) for f in record.flags if f.name == "no_gradient"] == [("no_gradient", "a")]
+    assert (record.broken_at("only:a") < float("inf")).sum() > 0, "random search must have its turn"
+    assert (record.broken_at("joint") <= record.broken_at("only:b")).all()
+
+
+def test_a_slope_that_points_the_wrong_way_is_found_out() -> None:
+    found = {name for name, _ in flags(Decoy(dict(linear(6, 4).w)))}
+    assert found & {"unbounded_attack_fails", "iterative_not_better"}
+    assert "noise_beats_attack" in found or "unbounded_attack_fails" in found
+
+
+def test_saturated_logits_are_attacked_all_the_same() -> None:
+    honest, loud = linear(6, 4), Saturated(dict(linear(6, 4).w))
+    batch = samples(honest, 60, wrong=0.0)
+    a = evaluate(honest, Loader(batch, 30), THREAT, protocol=PROTOCOL)
+    b = evaluate(loud, Loader(batch, 30), THREAT, protocol=PROTOCOL)
+    assert abs(int(a.right("joint").sum()) - int(b.right("joint").sum())) <= 1
+
+
+def test_too_few_steps_on_a_curved_model_are_found_out() -> None:
+    class Curved(Linear):
+        def forward(self, inputs: cg.Inputs) -> Tensor:
+            # Ripples: the slope at random places says little about the way down.
+            ripples = {m: x + 0.25 * torch.sin(25 * x) for m, x in inputs.items()}
+            return super().forward(ripples)
+
+    batch = samples(linear(6, 4), 120, wrong=0.0)
+    model = Curved(dict(linear(6, 4).w))
+    one_step = Protocol(steps=1, scales=(1.0,), curve_steps=1, noise_trials=1, check_samples=120, max_scale=64)
+    record = evaluate(model, Loader(batch, 60), THREAT, protocol=one_step)
+    assert "attack_not_converged" in {f.name for f in record.flags}
+
+
+class Purifier(Linear):
+    """Inputs off the grid of clean data by more than `limit` are rounded back onto it, one modality by itself or, with
+    `both`, only where several are off it together: a detector that hides the gradient where it fires."""
+
+    def __init__(self, weights: dict[str, Tensor], limit: float, both: bool) -> None:
+        super().__init__(weights)
+        self.limit, self.both = limit, both
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        off = {m: (x - x.round()).abs().amax(dim=1) > self.limit for m, x in inputs.items()}
+        every = torch.stack(list(off.values())).all(dim=0)
+        fires = {m: (every if self.both else hit)[:, None] for m, hit in off.items()}
+        return super().forward({m: torch.where(fires[m], x.round(), x) for m, x in inputs.items()})
+
+
+def on_grid(n: int = 60) -> cg.Batch:
+    honest = linear(6, 4)
+    batch = samples(honest, n, wrong=0.0)
+    batch = batch.with_inputs({m: (2 * x).round() for m, x in batch.inputs.items()})
+    return cg.Batch(batch.inputs, (honest.score(batch.inputs) <= 0).long().detach(), ids=batch.ids)
+
+
+def test_a_defence_that_fires_on_large_changes_is_found_out() -> None:
+    model = Purifier(dict(linear(6, 4).w), limit=0.22, both=False)
+    threat = cg.ThreatModel(a=cg.Linf(0.2), b=cg.Linf(0.2))
+    record = evaluate(model, Loader(on_grid(), 30), threat, protocol=PROTOCOL)
+    assert "larger_budget_helps" in {f.name for f in record.flags}
+
+
+def test_a_defence_that_fires_where_modalities_disagree_is_found_out() -> None:
+    model = Purifier(dict(linear(6, 4).w), limit=0.02, both=True)
+    threat = cg.ThreatModel(a=cg.Linf(0.3), b=cg.Linf(0.3))
+    record = evaluate(model, Loader(on_grid(), 30), threat, protocol=PROTOCOL)
+    assert "joint_weaker_than_single" in {f.name for f in record.flags}
+    assert (record.broken_at("joint") <= record.broken_at("any_one")).all()
+
+
+class Loose(cg.Linf):
+    """A budget whose projection does not hold what it promises."""
+
+    def around(self, x: Tensor, mask: Tensor | None = None) -> Any:
+        return cg.Linf(3 * self.eps, self.bounds).around(x, mask)
+
+
+def test_successes_outside_the_budget_are_flagged_and_not_counted() -> None:
+    model, batch = linear(6, 4), samples(linear(6, 4), 60, wrong=0.0)
+    loose = cg.ThreatModel(a=Loose(0.12), b=Loose(0.2))
+    record = evaluate(model, Loader(batch, 30), loose, protocol=PROTOCOL.with_options(scales=(1.0,), max_scale=1))
+    assert "outside_budget" in {f.name for f in record.flags}
+    honest = evaluate(model, Loader(batch, 30), THREAT, protocol=PROTOCOL)
+    assert (record.right("joint") >= honest.right("joint")).all()
+
+
+def test_a_short_curve_is_not_taken_for_an_unbounded_attack() -> None:
+    model, batch = linear(6, 4), samples(linear(6, 4), 60, wrong=0.0)
+    short = PROTOCOL.with_options(scales=(1.0,), max_scale=1)
+    record = evaluate(model, Loader(batch, 30), THREAT, protocol=short)
+    assert record.right("joint").mean() > 0.1
+    assert "unbounded" not in record.meta["checks"]
+    assert record.flags == []
+
+
+class Norms(Linear):
+    """A length of zero has no gradient: sqrt has an infinite slope there."""
+
+    def forward(self, inputs: cg.Inputs, mask: cg.Inputs | None = None) -> Tensor:  # pyright: ignore
+        length = inputs["a"].square().sqrt()
+        return super().forward({**inputs, "a": length})
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_that_break_down_are_flagged_where_they_are_attacked(masked: bool) -> None:
+    model = Norms(dict(linear(6, 4).w))
+    batch = samples(linear(6, 4), 60, wrong=0.0)
+    batch.inputs["a"][:, 2] = 0.0
+    real = torch.ones(60, 6, dtype=torch.bool)
+    real[:, 2] = False
+    with torch.no_grad():
+        targets = model(batch.inputs).argmax(dim=1)
+    batch = cg.Batch(batch.inputs, targets, mask={"a": real} if masked else {}, ids=batch.ids)
+    record = evaluate(model, Loader(batch, 30), THREAT, protocol=PROTOCOL)
+    found = {(f.name, f.modality) for f in record.flags}
+    assert (("non_finite_gradient", "a") in found) is not masked

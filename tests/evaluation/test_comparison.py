@@ -1,0 +1,137 @@
+"""RI, balance, reliance and paired differences on Records whose outcomes are written by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crossguard as cg
+from crossguard.evaluation import Record
+from crossguard.evaluation import comparison as compare
+
+THREAT = cg.ThreatModel(a=cg.Linf(0.1), b=cg.Linf(0.2)).to_dict()
+
+
+def record(name: str, right: dict[str, str], ids: str | None = None, groups: int = 1, **meta: object) -> Record:
+    """Outcomes as strings of 1 (right) and 0, one a condition."""
+    n = len(right["clean"])
+    samples: dict[str, np.ndarray] = {
+        "ids": np.array(list(ids or "abcdefghijklmnopqrst"[:n])),
+        "groups": np.array([f"g{i % groups}" for i in range(n)]),
+        "targets": np.arange(n) % 2,
+    }
+    for condition, outcome in right.items():
+        samples[f"margin/{condition}"] = np.array([1.0 if c == "1" else -1.0 for c in outcome], dtype=np.float32)
+    for condition in ("only:a", "only:b", "joint"):
+        samples[f"broken_at/{condition}"] = np.where(samples[f"margin/{condition}"] > 0, np.inf, 1.0)
+    base = {
+        "name": name, "format": 1, "conditions": list(right), "task": {"kind": "single_label", "classes": 2},
+        "classes": ["x", "y"], "threat": THREAT, "scales": [1.0], "flags": [], "training": None,
+        "model": {"parameters": 3}, "latency": {"milliseconds_per_sample": 1.0},
+    }  # fmt: skip
+    return Record(base | meta, samples)
+
+
+ONE = {
+    "clean": "1111111110", "missing:a": "1111100000", "missing:b": "1111111110", "only:a": "1111110000",
+    "only:b": "1110000000", "any_one": "1110000000", "joint": "1100000000",
+}  # fmt: skip
+TWO = {**ONE, "clean": "1111111100", "only:a": "1111000000", "only:b": "1111000000", "joint": "1000000000"}
+
+
+def test_average_balance_and_reliance() -> None:
+    one = record("one", ONE)
+    assert one.average().value == pytest.approx((0.6 + 0.3 + 0.2) / 3)
+    assert one.balance()["gap"].value == pytest.approx(0.3)
+    assert one.balance()["ratio"].value == pytest.approx(0.5)
+    assert one.reliance()["a"].value == pytest.approx(0.4)
+    assert one.reliance()["b"].value == 0.0
+    assert one.reliance()["b"].low < 0 < one.reliance()["b"].high, "ten samples are not certainty"
+    for estimate in (one.average(), *one.balance().values(), *one.reliance().values()):
+        assert estimate.low <= estimate.value <= estimate.high
+        assert estimate.n == 10
+
+
+def test_relative_improvement_is_clean_plus_average_over_the_reference() -> None:
+    one, two = record("one", ONE), record("two", TWO)
+    expected = 100 * ((0.9 + (0.6 + 0.3 + 0.2) / 3) - (0.8 + (0.4 + 0.4 + 0.1) / 3))
+    found = compare.relative_improvement(one, two)
+    assert found.value == pytest.approx(expected)
+    assert found.low < expected < found.high
+    back = compare.relative_improvement(two, one)
+    assert back.value == pytest.approx(-expected)
+    assert compare.relative_improvement(one, one).value == 0
+
+
+def test_differences_are_paired_by_id_and_not_by_place() -> None:
+    one = record("one", ONE)
+    reversed_ = record("two", {c: o[::-1] for c, o in ONE.items()}, ids="abcdefghij"[::-1])
+    reversed_.samples["targets"] = reversed_.samples["targets"][::-1].copy()
+    for condition in ONE:
+        assert compare.paired_difference(one, reversed_, condition).value == 0
+    half = record("half", {c: o[:5] for c, o in TWO.items()})
+    found = compare.paired_difference(one, half, "only:b")
+    assert (found.value, found.n) == (pytest.approx((3 - 4) / 5), 5)
+    assert compare.smallest_shown(one, half, "only:b") > abs(found.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ids": "klmnopqrst"}, "share no sample"),
+        ({"threat": cg.ThreatModel(a=cg.Linf(0.1)).to_dict()}, "other budgets"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(change: dict[str, object], words: str) -> None:
+    with pytest.raises(cg.InputError, match=words):
+        compare.relative_improvement(record("one", ONE), record("two", TWO, **change))  # pyright: ignore
+
+
+def test_other_targets_for_the_same_id_are_refused() -> None:
+    one, two = record("one", ONE), record("two", TWO)
+    two.samples["targets"] = 1 - two.samples["targets"]
+    with pytest.raises(cg.InputError, match="other targets"):
+        compare.paired_difference(one, two, "clean")
+
+
+def test_the_table_has_a_row_for_each_record() -> None:
+    rows = compare.table([record("one", ONE, groups=3), record("two", TWO, groups=3)])
+    assert [r["name"] for r in rows] == ["one", "two"]
+    assert rows[0]["relative_improvement"].value == 0
+    assert rows[1]["difference"]["clean"].value == pytest.approx(-0.1)
+    assert set(rows[1]["conditions"]) == set(ONE)
+    assert compare.table([]) == []
+
+
+def test_a_condition_that_is_not_there_is_named() -> None:
+    with pytest.raises(cg.RunError, match="no condition 'only:c'"):
+        record("one", ONE).right("only:c")
+
+
+def test_by_class_and_curve() -> None:
+    one = record("one", ONE)
+    even, odd = one.by_class("only:a")
+    assert (even.value, odd.value, even.n) == (pytest.approx(3 / 5), pytest.approx(3 / 5), 5)
+    assert [(s, e.value) for s, e in one.curve("any_one")] == [(0.0, 1.0), (1.0, pytest.approx(0.3))]
+
+
+def test_a_saved_record_is_the_same(tmp_path: Path) -> None:
+    one = record("one", ONE)
+    one.save(tmp_path)
+    again = Record.load(tmp_path)
+    assert again.meta == one.meta
+    assert all(np.array_equal(again.samples[k], v) for k, v in one.samples.items())
+    assert dict(again.clips) == {}
+
+
+def test_records_of_attacks_of_other_strength_are_not_compared() -> None:
+    strong, weak = {"steps": 50, "samples": None}, {"steps": 5, "samples": 100}
+    a, b = record("a", ONE, protocol=strong), record("b", TWO, protocol=weak)
+    for compared in (lambda: compare.relative_improvement(b, a), lambda: compare.paired_difference(b, a, "joint")):
+        with pytest.raises(cg.InputError, match="steps"):
+            compared()
+    assert compare.paired_difference(b, a, "clean").value == pytest.approx(-0.1)
+    capped = record("capped", TWO, protocol=strong | {"samples": 100})
+    assert compare.relative_improvement(capped, a).n == 10
