@@ -1,0 +1,195 @@
+"""The attacked clips of all records, those of one sample side by side."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from crossguard.core import Modality
+from crossguard.evaluation.record import Record
+from crossguard.report.pack import Array, arrange, kind, nice, pack, thin
+
+
+@dataclass
+class Reel:
+    """What the viewer plays, and what the page must say about how it was made."""
+
+    data: dict[str, Any]
+    notes: list[str] = field(default_factory=list[str])
+
+    def __bool__(self) -> bool:
+        return bool(self.data["clips"])
+
+
+def _range(x: Array, modality: Modality) -> tuple[float, float]:
+    """What is shown from darkest to brightest: colours within their bounds, a map over what it holds."""
+    if x.shape[-1] == 3 and modality.bounds is not None:
+        return modality.bounds
+    # A depth map fills little of its sensor's range, and 0 means that nothing was measured.
+    low, high = np.percentile(x[x != 0] if (x != 0).any() else x, [1, 99])
+    return float(low), float(high)
+
+
+def _clean(x: Array, modality: Modality) -> dict[str, Any]:
+    if kind(modality) != "video":
+        return pack(x, 16, signed=False)
+    low, high = _range(x, modality)
+    return pack(x, 8, signed=False, low=low, high=high)
+
+
+def _absent(mask: Array | None, x: Array, modality: Modality) -> dict[str, Any] | None:
+    """Which joints are real, (T, M, V) of 0 and 1; None where all are."""
+    if mask is None or kind(modality) != "skeleton" or bool(mask.all()):
+        return None
+    full = np.broadcast_to(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x.shape)
+    return pack(thin(arrange(full, modality), modality)[0][..., 0], 8, signed=False, low=0, high=255)
+
+
+def _drawn(modality: Modality) -> dict[str, Any]:
+    return {
+        "name": modality.name,
+        "kind": kind(modality),
+        "unit": modality.unit,
+        "bones": [list(b) for b in modality.bones],
+        "camera": None if modality.camera is None else list(modality.camera),
+        "rate": modality.rate,
+        "gain": 1,
+    }
+
+
+def reel(records: Sequence[Record], names: Sequence[str], limit: int, first: Sequence[int] = (0,)) -> Reel:
+    """Clips of all records, those of one sample side by side; stops before the packed bytes pass `limit`.
+
+    `first` are the models that are shown until others are chosen.
+    """
+    modalities: dict[str, Modality] = {}
+    shown: list[_Clip] = []
+    widest: dict[str, float] = {}
+    notes: list[str] = []
+    used = dropped = 0
+    for model, entry in _interleave([list(r.meta.get("clips", [])) for r in records]):
+        record = records[model]
+        own = {n: Modality.from_dict(m) for n, m in record.meta["modalities"].items()}
+        stored = _stored(record.clips, entry["index"], own)
+        if not stored:
+            continue
+        digests = {n: _digest(parts["clean"]) for n, parts in stored.items()}
+        clip = next((c for c in shown if c.holds(str(entry["id"]), digests)), None)
+        changes = _attacked(stored, own, entry, widest)
+        clean = _cleaned({n: p for n, p in stored.items() if clip is None or n not in clip.digests}, own, notes)
+        size = sum(len(p["z"]) for part in (clean, *changes.values()) for p in part.values())
+        if used + size > limit:
+            dropped += 1
+            continue
+        used += size
+        modalities |= {n: own[n] for n in stored if n not in modalities}
+        if clip is None:
+            group, target = str(entry.get("group", "")), _targets(entry["target"], record.meta["classes"])
+            shown.append(clip := _Clip(str(entry["id"]), group, target))
+        clip.digests |= digests
+        clip.clean |= clean
+        clip.models[str(model)] = {"changes": changes, "said": _said(entry, record.meta["classes"])}
+    if dropped:
+        notes.append(f"{dropped} more clip views are in the records; they are left out to keep this page small.")
+    drawn = {n: _drawn(m) for n, m in modalities.items()}
+    for n, d in drawn.items():
+        d["gain"] = nice(0.5 / widest[n]) if widest.get(n) else 1
+    views = [c.to_dict() for c in shown]
+    start = [str(i) for i in dict.fromkeys(first)]
+    return Reel({"modalities": list(drawn.values()), "models": list(names), "first": start, "clips": views}, notes)
+
+
+@dataclass
+class _Clip:
+    """One sample: what it is, untouched, and what each model's attacker made of it."""
+
+    id: str
+    group: str
+    target: list[str]
+    digests: dict[str, str] = field(default_factory=dict[str, str])
+    clean: dict[str, Any] = field(default_factory=dict[str, Any])
+    models: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def holds(self, name: str, digests: Mapping[str, str]) -> bool:
+        """Whether another record shows the same sample: one id, and the same content where both have a modality."""
+        return self.id == name and all(self.digests.get(n, d) == d for n, d in digests.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the viewer."""
+        return {"id": self.id, "group": self.group, "target": self.target, "clean": self.clean, "models": self.models}
+
+
+def _interleave(lists: list[list[dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """First every model's first clip, then every model's second: a cut takes clips, not models."""
+    longest = max((len(entries) for entries in lists), default=0)
+    return [(m, entries[i]) for i in range(longest) for m, entries in enumerate(lists) if i < len(entries)]
+
+
+def _stored(clips: Mapping[str, Array], index: int, own: Mapping[str, Modality]) -> dict[str, dict[str, Array]]:
+    found: dict[str, dict[str, Array]] = {}
+    for name in own:
+        prefix = f"{index}/{name}/"
+        parts = {k[len(prefix) :]: np.asarray(clips[k]) for k in clips if k.startswith(prefix)}
+        if "clean" in parts:
+            found[name] = parts
+    return found
+
+
+def _digest(x: Array) -> str:
+    return hashlib.sha256(f"{x.shape} {x.dtype} ".encode() + np.ascontiguousarray(x).tobytes()).hexdigest()
+
+
+def _cleaned(
+    stored: Mapping[str, Mapping[str, Array]], own: Mapping[str, Modality], notes: list[str]
+) -> dict[str, Any]:
+    clean: dict[str, Any] = {}
+    for name, parts in stored.items():
+        x, step, frames = thin(arrange(parts["clean"], own[name]), own[name])
+        clean[name] = _clean(x, own[name]) | {"mask": _absent(parts.get("mask"), parts["clean"], own[name])}
+        steps = [f"one pixel in {step} along each side"] * (step > 1) + [f"one frame in {frames}"] * (frames > 1)
+        note = f"Of {name}, {' and '.join(steps)} is shown; the attack saw all."
+        if steps and note not in notes:
+            notes.append(note)
+    return clean
+
+
+def _attacked(
+    stored: Mapping[str, Mapping[str, Array]],
+    own: Mapping[str, Modality],
+    entry: Mapping[str, Any],
+    widest: dict[str, float],
+) -> dict[str, dict[str, Any]]:
+    """Condition -> modality -> packed change; what an attack left alone is not stored again."""
+    changes: dict[str, dict[str, Any]] = {c: {} for c in entry["predictions"] if c.split(":")[0] in ("only", "joint")}
+    for name, parts in stored.items():
+        modality = own[name]
+        clean = arrange(parts["clean"], modality)
+        low, high = _range(clean, modality)
+        for condition, adversarial in parts.items():
+            if condition in ("clean", "mask") or np.array_equal(adversarial, parts["clean"]):
+                continue
+            change = arrange(adversarial, modality) - clean
+            share = float(np.abs(change).max(initial=0.0)) / max(high - low, 1e-12)
+            widest[name] = max(widest.get(name, 0.0), share)
+            bits = 8 if kind(modality) == "video" else 16
+            changes.setdefault(condition, {})[name] = pack(thin(change, modality)[0], bits, signed=True)
+    return changes
+
+
+def _targets(target: Any, classes: Sequence[str]) -> list[str]:
+    return [classes[int(t)] for t in (target if isinstance(target, list) else [target])]
+
+
+def _said(entry: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    truth = entry["target"] if isinstance(entry["target"], list) else [entry["target"]]
+    margins = entry.get("margins") or {}
+    said: dict[str, Any] = {}
+    for condition, prediction in entry["predictions"].items():
+        margin = margins.get(condition)
+        right = prediction in truth if margin is None else margin > 0
+        said[condition] = {"class": classes[int(prediction)], "right": bool(right), "margin": margin}
+    return said
