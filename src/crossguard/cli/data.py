@@ -1,0 +1,126 @@
+"""`crossguard data`: which sets there are, what is in them, and whether a copy on disk is whole."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from crossguard.cli.console import guarded, results
+from crossguard.cli.train import Settings
+from crossguard.core.errors import DataError, RecipeError
+from crossguard.data import SETS, SOURCES, DataSource, Splits
+from crossguard.recipe.loading import override
+from crossguard.recipe.validation import Problems, component
+from crossguard.recipe.wording import describe, suggestion
+
+data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="List, show, check and prepare data sets.")
+Name = Annotated[str, typer.Argument(help="A data set, as `crossguard data list` names it.")]
+Place = Annotated[Path, typer.Argument(help="The folder that holds it.")]
+
+
+@data.command("list")
+@guarded
+def list_sets() -> None:
+    """Name the data sets, and what each needs.
+
+    crossguard data list
+    """
+    table = Table("name", "what it is", "needs")
+    for source in SOURCES.values():
+        extra = f"; the extra {source.needs}" if source.needs else ""
+        table.add_row(source.name, source.summary, ("path" if source.needs_path else "nothing") + extra)
+    results.print(table)
+
+
+@data.command()
+@guarded
+def show(name: Name, settings: Settings = None) -> None:
+    """Say what a set holds: modalities, classes, sizes of the splits, and its options.
+
+    crossguard data show figures --set regime=rgb-weak
+
+    crossguard data show utd_mhad --set path=/data/UTD-MHAD
+    """
+    source = _find(name)
+    about = {"origin": source.origin, "licence": source.licence, "files": source.layout}
+    results.print(f"{name}: {source.summary}", markup=False, soft_wrap=True)
+    for what, text in about.items():
+        results.print(f"{what}: {text}", markup=False, soft_wrap=True)
+    table = Table("option", "type", "default")
+    for parameter in inspect.signature(source.load, eval_str=True).parameters.values():
+        default = "required" if parameter.default is parameter.empty else repr(parameter.default)
+        table.add_row(parameter.name, describe(parameter.annotation), default)
+    results.print(table)
+    given = override({}, settings or [])
+    if source.needs_path and "path" not in given:
+        results.print("to see what is in it: --set path=…", markup=False)
+    else:
+        _describe(_load(source, given))
+
+
+@data.command()
+@guarded
+def check(name: Name, path: Place) -> None:
+    """Look at every file of a copy and say what is there, missing and damaged (exit code 2 if anything is).
+
+    crossguard data check utd_mhad /data/UTD-MHAD
+    """
+    from crossguard.data import check as look
+
+    found = look(_find(name).name, path)
+    if found.rows:
+        table = Table(*found.header)
+        for row in found.rows:
+            table.add_row(*row)
+        results.print(table)
+    for note in found.notes:
+        results.print(note, markup=False, soft_wrap=True)
+    if not found.ok:
+        raise DataError("\n".join([f"{path}: {len(found.problems)} problems", *(f"  {p}" for p in found.problems)]))
+    results.print("nothing is wrong", markup=False)
+
+
+@data.command()
+@guarded
+def prepare(name: Name, path: Place, settings: Settings = None) -> None:
+    """Read a set once, so that what is slow to read lies in the cache (CROSSGUARD_CACHE, else ~/.cache/crossguard).
+
+    crossguard data prepare utd_mhad /data/UTD-MHAD --set size=64
+    """
+    source = _find(name)
+    place = {"path": str(path)} if source.needs_path else {"cache": str(path)}
+    _describe(_load(source, {**override({}, settings or []), **place}))
+
+
+def _find(name: str) -> DataSource:
+    if name not in SOURCES:
+        raise RecipeError(f"unknown data set {name!r}{suggestion(name, SOURCES)}")
+    return SOURCES[name]
+
+
+def _load(source: DataSource, given: dict[str, Any]) -> Splits:
+    problems = Problems()
+    chosen = component({"name": source.name, **given}, SETS, source.name, problems)
+    problems.stop("options")
+    assert chosen is not None, "a problem was noted otherwise"
+    return chosen()
+
+
+def _describe(splits: Splits) -> None:
+    example = splits.train.read([0])
+    table = Table("modality", "axes", "one sample", "unit", "range", "rate, Hz")
+    for name, modality in splits.modalities.items():
+        shape = " x ".join(str(n) for n in example.inputs[name].shape[1:])
+        bounds = "any" if modality.bounds is None else f"{modality.bounds[0]:g} to {modality.bounds[1]:g}"
+        rate = "–" if modality.rate is None else f"{modality.rate:g}"
+        table.add_row(name, modality.axes, shape, modality.unit, bounds, rate)
+    results.print(table)
+    sizes = Table("split", "samples", "groups")
+    for part, split in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        sizes.add_row(part, str(len(split)), str(len(set(split.groups))))
+    results.print(sizes)
+    results.print(f"{len(splits.classes)} classes: {', '.join(splits.classes)}", markup=False)
