@@ -162,7 +162,7 @@ def test_models_stand_side_by_side_with_what_they_said(tab: Tab) -> None:
         assert ("✓" in verdict and "right" in verdict) or ("✗" in verdict and "wrong" in verdict)
     tab.page.click("#viewer .chip-label:has-text('rgb-standard')")
     takes = tab.page.locator("#viewer .take")
-    takes.nth(3).wait_for()  # not wait_for_function: its polling evaluates a string, which the page's own policy forbids
+    takes.nth(3).wait_for()  # wait_for_function would evaluate a string, which the page's own policy forbids
     assert takes.count() == 4
 
 
