@@ -18,7 +18,7 @@ from crossguard.core import (
     ThreatError,
 )
 from crossguard.evaluation import Estimate, Flag, Protocol, Record, evaluate, metrics
-from crossguard.models import FusionModel, adapt, fusion
+from crossguard.models import FusionModel, adapt, cut, fusion
 from crossguard.report import report
 from crossguard.threat import L2, Linf, ThreatModel
 from crossguard.training import TrainConfig, train
@@ -52,6 +52,7 @@ __all__ = [
     "__version__",
     "adapt",
     "attacks",
+    "cut",
     "data",
     "defences",
     "diagnostics",

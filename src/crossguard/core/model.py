@@ -36,9 +36,12 @@ def _keywords(model: nn.Module) -> set[str]:
     # torch.compile hides the signature behind (*args, **kwargs).
     inner: nn.Module = getattr(model, "_orig_mod", model)
     parameters = inspect.signature(inner.forward).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return {"mask", "need"}
-    return {p.name for p in parameters} & {"mask", "need"}
+    named = {"mask", "need"}
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        named &= {p.name for p in parameters}
+    # A view of another model can only pass on what that model takes.
+    viewed = getattr(inner, "viewed", None)
+    return named & _keywords(viewed) if isinstance(viewed, nn.Module) else named
 
 
 def takes_mask(model: nn.Module) -> bool:
