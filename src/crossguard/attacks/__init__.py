@@ -3,12 +3,18 @@
 from collections.abc import Callable
 
 from crossguard.attacks.apgd import apgd
+from crossguard.attacks.bpda import BPDA, Preprocessed
+from crossguard.attacks.expectation import Expectation
 from crossguard.attacks.fgsm import fgsm
+from crossguard.attacks.judge import judge
 from crossguard.attacks.mi_fgsm import mi_fgsm
 from crossguard.attacks.noise import noise
+from crossguard.attacks.perturbation import Perturbation
 from crossguard.attacks.pgd import pgd
 from crossguard.attacks.search import AttackResult, Plan, search
 from crossguard.attacks.square import square
+from crossguard.attacks.transfer import transfer
+from crossguard.attacks.universal import universal
 
 ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "apgd": apgd,
@@ -19,4 +25,22 @@ ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "square": square,
 }
 
-__all__ = ["ATTACKS", "AttackResult", "Plan", "apgd", "fgsm", "mi_fgsm", "noise", "pgd", "search", "square"]
+__all__ = [
+    "ATTACKS",
+    "BPDA",
+    "AttackResult",
+    "Expectation",
+    "Perturbation",
+    "Plan",
+    "Preprocessed",
+    "apgd",
+    "fgsm",
+    "judge",
+    "mi_fgsm",
+    "noise",
+    "pgd",
+    "search",
+    "square",
+    "transfer",
+    "universal",
+]
