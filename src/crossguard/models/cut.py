@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.errors import ModelError
 from crossguard.core.model import Branched, bare, borrowed, forward
 from crossguard.models.fusion.fusion import nearest
+from crossguard.models.layers import Layer, with_layers
 
 
 def cut(model: nn.Module, at: Mapping[str, str]) -> tuple[Head, Tail]:
@@ -36,54 +36,6 @@ def cut(model: nn.Module, at: Mapping[str, str]) -> tuple[Head, Tail]:
             raise ModelError(f"cut: the model has no submodule {path!r} for {name!r}; {nearest(path, alike or known)}")
     tail = Tail(net, at)
     return Head(tail), tail
-
-
-@dataclass
-class Layer:
-    """Stands in for a submodule's forward: records what `inner` answers, or answers `value` without one."""
-
-    inner: Callable[..., Any] | None = None
-    value: Any = None
-    calls: int = 0
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        self.calls += 1
-        if self.inner is not None:
-            self.value = self.inner(*args, **keywords)
-        return self.value
-
-    def check(self, name: str, path: str) -> None:
-        """Raise ModelError unless it ran once and has a tensor."""
-        if self.calls != 1:
-            raise ModelError(
-                f"cut: {path!r} ran {self.calls} times for {name!r}, expected once; cut where the modality passes "
-                f"once, and (for a model with branches) before branches first exchange anything"
-            )
-        if not isinstance(self.value, Tensor):
-            raise ModelError(
-                f"cut: {path!r} answers {type(self.value).__name__}, expected a tensor; cut at a submodule inside it"
-            )
-
-
-def with_layers(model: nn.Module, layers: Mapping[str, Layer]) -> nn.Module:
-    """The model with other forwards at dotted paths: shallow copies on the way there, all else shared."""
-    whole = _twin(model)
-    for path, layer in layers.items():
-        here = whole
-        for part in path.split("."):
-            child = here._modules[part]  # pyright: ignore[reportPrivateUsage]
-            assert child is not None
-            here._modules[part] = child = _twin(child)  # pyright: ignore[reportPrivateUsage]
-            here = child
-        # On the instance: the submodule keeps its type, attributes and hooks, which others may look at.
-        here.__dict__.update(forward=layer, _compiled_call_impl=None)
-    return whole
-
-
-def _twin(module: nn.Module) -> nn.Module:
-    twin = object.__new__(type(module))
-    twin.__dict__.update(module.__dict__, _modules=dict(module._modules))  # pyright: ignore[reportPrivateUsage]
-    return twin
 
 
 @dataclass(frozen=True)
