@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import crossguard as cg
+from crossguard.attacks.objective import Goal
 from crossguard.evaluation import Protocol, evaluate
 from crossguard.evaluation.attack import ranking
 from tests.evaluation.models import Linear, Loader, Masked, linear, samples
@@ -77,7 +78,7 @@ def test_a_threat_without_budgets_still_makes_a_page(tmp_path: Path) -> None:
 def test_samples_without_any_label_have_something_to_climb() -> None:
     logits = torch.tensor([[1.0, -2.0, 0.5], [1.0, 2.0, 3.0], [0.0, 1.0, -1.0]], requires_grad=True)
     targets = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, 0, 0]])
-    loss = ranking(logits, targets, cg.MultiLabel(3), False)
+    loss = ranking(logits, Goal(targets, cg.MultiLabel(3)))
     gradient = torch.autograd.grad(loss.sum(), logits)[0]
     assert torch.isfinite(gradient).all()
     assert (gradient[0] > 0).all(), "absent classes must rise"
@@ -110,7 +111,7 @@ def test_joint_ranking_is_never_better_than_that_of_any_one(at_most: int | None)
 
     def losses(condition: str) -> torch.Tensor:
         scores = torch.as_tensor(record.samples[f"scores/{condition}"])
-        return ranking(scores, targets, cg.MultiLabel(5), False)
+        return ranking(scores, Goal(targets, cg.MultiLabel(5)))
 
     for m in "abc":
         assert (losses("any_one") >= losses(f"only:{m}") - 1e-5).all()

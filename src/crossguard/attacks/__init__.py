@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from crossguard.attacks.apgd import apgd
+from crossguard.attacks.apgd import apgd, apgd_t
 from crossguard.attacks.bpda import BPDA, Preprocessed
+from crossguard.attacks.cw import cw
 from crossguard.attacks.expectation import Expectation
 from crossguard.attacks.fgsm import fgsm
 from crossguard.attacks.judge import judge
@@ -11,13 +12,17 @@ from crossguard.attacks.mi_fgsm import mi_fgsm
 from crossguard.attacks.noise import noise
 from crossguard.attacks.perturbation import Perturbation
 from crossguard.attacks.pgd import pgd
-from crossguard.attacks.search import AttackResult, Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.result import AttackResult, Trace
+from crossguard.attacks.search import search
 from crossguard.attacks.square import square
 from crossguard.attacks.transfer import transfer
 from crossguard.attacks.universal import universal
 
 ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "apgd": apgd,
+    "apgd_t": apgd_t,
+    "cw": cw,
     "fgsm": fgsm,
     "mi_fgsm": mi_fgsm,
     "noise": noise,
@@ -33,7 +38,10 @@ __all__ = [
     "Perturbation",
     "Plan",
     "Preprocessed",
+    "Trace",
     "apgd",
+    "apgd_t",
+    "cw",
     "fgsm",
     "judge",
     "mi_fgsm",

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks.objective import Objective
-from crossguard.attacks.search import AttackResult, Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.result import AttackResult
+from crossguard.attacks.search import search
 from crossguard.attacks.start import uniform
 from crossguard.core.batch import Inputs
 from crossguard.threat import ThreatModel
-from crossguard.threat.budget import Ball, spread
+from crossguard.threat.ball import Ball, blend, spread
 
 MOMENTUM = 0.75
 ENOUGH_GAINS = 0.75
@@ -67,7 +69,7 @@ class AutoStep:
         better = loss > memory.best_loss
         memory = replace(
             memory,
-            best={n: _choose(better, x, memory.best[n]) for n, x in point.items()},
+            best={n: blend(better, x, memory.best[n]) for n, x in point.items()},
             gradient={n: _choose(better, g, memory.gradient[n]) for n, g in gradient.items()},
             best_loss=torch.fmax(loss, memory.best_loss),
             gains=memory.gains + (loss > memory.last_loss) * (step > 0),
@@ -86,7 +88,7 @@ class AutoStep:
                 checkpoint_loss=memory.best_loss,
                 halved=halve,
             )
-            point = {n: _choose(halve, memory.best[n], x) for n, x in point.items()}
+            point = {n: blend(halve, memory.best[n], x) for n, x in point.items()}
             gradient = {n: _choose(halve, memory.gradient[n], g) for n, g in gradient.items()}
         inertia = 1.0 if step == 0 else MOMENTUM
         moved: Inputs = {}
@@ -117,4 +119,26 @@ def apgd(
     The rest is `crossguard.attacks.search`'s: task, mask, ids, seed, stop, select, targeted, start.
     """
     plan = Plan(objective, AutoStep(steps), uniform, steps, restarts)
+    return search(plan, model, inputs, targets, threat, **search_options)
+
+
+def apgd_t(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Tensor,
+    threat: ThreatModel,
+    *,
+    steps: int = 100,
+    objective: str | Objective = "targeted_dlr",
+    rivals: int | tuple[int, ...] = 9,
+    restarts: int = 1,
+    **search_options: Any,
+) -> AttackResult:
+    """APGD once towards each of the `rivals` most likely wrong classes (a tuple: towards those ranks), all at once.
+
+    Croce and Hein, ICML 2020; with several labels towards absent classes, above all present ones (our choice). The
+    rest is `crossguard.attacks.search`'s: task, mask, ids, seed, stop, select, start.
+    """
+    ranks = tuple(range(rivals)) if isinstance(rivals, int) else rivals
+    plan = Plan(objective, AutoStep(steps), uniform, steps, restarts, ranks)
     return search(plan, model, inputs, targets, threat, **search_options)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks.objective import Objective
-from crossguard.attacks.search import AttackResult, Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.result import AttackResult
+from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
 from crossguard.core.batch import Inputs
 from crossguard.threat import ThreatModel

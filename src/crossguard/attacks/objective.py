@@ -1,38 +1,74 @@
-"""What an attack climbs: (logits, targets, task, targeted) -> (N,), larger is worse for the model."""
+"""What an attack climbs: (logits, goal) -> (R,), larger is worse for the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
 
 from crossguard.core.task import Task
 
-Objective: TypeAlias = Callable[[Tensor, Tensor, Task, bool], Tensor]
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the rows are to be led to: away from `targets` or, if `targeted`, towards them; `rival` (R,) is the wrong
+    class that a row aims at, where the plan names rivals."""
+
+    targets: Tensor
+    task: Task
+    targeted: bool = False
+    rival: Tensor | None = None
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, task: Task, targeted: bool) -> Tensor:
+Objective: TypeAlias = Callable[[Tensor, Goal], Tensor]
+
+
+def cross_entropy(logits: Tensor, goal: Goal) -> Tensor:
     """The task's own training loss: cross-entropy, or binary cross-entropy for several labels."""
-    loss = task.loss(logits, targets)
-    return -loss if targeted else loss
+    loss = goal.task.loss(logits, goal.targets)
+    return -loss if goal.targeted else loss
 
 
-def margin(logits: Tensor, targets: Tensor, task: Task, targeted: bool) -> Tensor:
+def margin(logits: Tensor, goal: Goal) -> Tensor:
     """Best wrong logit minus true logit (Carlini and Wagner, S&P 2017), which does not saturate."""
-    gap = task.margin(logits, targets)
-    return gap if targeted else -gap
+    gap = goal.task.margin(logits, goal.targets)
+    return gap if goal.targeted else -gap
 
 
-def dlr(logits: Tensor, targets: Tensor, task: Task, targeted: bool) -> Tensor:
+def targeted_margin(logits: Tensor, goal: Goal) -> Tensor:
+    """The rival's logit minus the true one (MultiTargeted, Gowal et al., 2019)."""
+    if goal.rival is None:  # one output alone has no rival
+        return margin(logits, goal)
+    return logits.gather(1, goal.rival[:, None]).squeeze(1) - goal.task.own(logits, goal.targets)
+
+
+def dlr(logits: Tensor, goal: Goal) -> Tensor:
     """Difference of logits ratio (Croce and Hein, ICML 2020): the margin over the spread of the top logits, so that
     scaling or shifting logits changes nothing. The spread is that of the first and third logit, as in the paper, and
     is held fixed with two classes, where the ratio itself would be constant."""
-    gap = margin(logits, targets, task, targeted)
+    gap = margin(logits, goal)
     if logits.shape[1] < 3:
         return gap / logits.detach().abs().amax(dim=1).clamp_min(1e-12)
     top = logits.topk(3, dim=1).values
     return gap / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "dlr": dlr, "margin": margin}
+def targeted_dlr(logits: Tensor, goal: Goal) -> Tensor:
+    """The rival's lead over the spread of the first logit and the mean of the third and fourth (Croce and Hein, 2020,
+    eq. 7); with fewer than four classes over DLR's own spread."""
+    gap = targeted_margin(logits, goal)
+    if logits.shape[1] < 4:
+        return gap / logits.detach().abs().amax(dim=1).clamp_min(1e-12)
+    top = logits.topk(4, dim=1).values
+    return gap / (top[:, 0] - top[:, 2:].mean(dim=1)).clamp_min(1e-12)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "cross_entropy": cross_entropy,
+    "dlr": dlr,
+    "margin": margin,
+    "targeted_dlr": targeted_dlr,
+    "targeted_margin": targeted_margin,
+}

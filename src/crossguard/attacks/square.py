@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from crossguard.attacks.search import AttackResult, Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.result import AttackResult
+from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
 from crossguard.core.batch import Inputs
 from crossguard.core.random import bits, combine, text_key

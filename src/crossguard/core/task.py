@@ -54,6 +54,14 @@ class SingleLabel:
             return own
         return own - logits.scatter(1, index, -torch.inf).amax(dim=1)
 
+    def own(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) the true logit."""
+        return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+    def rivals(self, logits: Tensor, targets: Tensor, count: int) -> Tensor:
+        """(N, count) the wrong classes, the most likely first; fewer columns where there are fewer classes."""
+        return logits.scatter(1, targets.unsqueeze(1), -torch.inf).topk(min(count, self.classes - 1), dim=1).indices
+
     def predict(self, logits: Tensor) -> Tensor:
         """(N,) the winning class."""
         return logits.argmax(dim=1)
@@ -90,11 +98,16 @@ class MultiLabel:
 
         Without a present (absent) class the other side is compared with 0, the logit of probability 1/2.
         """
-        positive = targets.bool()
-        own = logits.masked_fill(~positive, -torch.inf).amax(dim=1)
-        other = logits.masked_fill(positive, -torch.inf).amax(dim=1)
-        zero = torch.zeros_like(own)
-        return torch.where(torch.isinf(own), zero, own) - torch.where(torch.isinf(other), zero, other)
+        return self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype))
+
+    def own(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) the best present logit, 0 where no class is present."""
+        best = logits.masked_fill(~targets.bool(), -torch.inf).amax(dim=1)
+        return torch.where(torch.isinf(best), torch.zeros_like(best), best)
+
+    def rivals(self, logits: Tensor, targets: Tensor, count: int) -> Tensor:
+        """(N, count) the absent classes, the most likely first, then present ones where absent ones run out."""
+        return logits.masked_fill(targets.bool(), -torch.inf).topk(min(count, self.classes), dim=1).indices
 
     def predict(self, logits: Tensor) -> Tensor:
         """(N,) the top-scored class."""

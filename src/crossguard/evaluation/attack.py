@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossguard.attacks import AttackResult, pgd, square
+from crossguard.attacks.objective import Goal
 from crossguard.core import Batch, Inputs, Task, forward
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.work import Work
@@ -81,16 +82,16 @@ class Track:
         self.broken[fooled] = self.broken[fooled].clamp(max=scale)
 
 
-def ranking(logits: Tensor, targets: Tensor, task: Task, targeted: bool) -> Tensor:
+def ranking(logits: Tensor, goal: Goal) -> Tensor:
     """(N,) log(1 + sum over pairs of exp(absent - present)), a bound on the wrongly ranked pairs (LSEP, Li et al.,
     CVPR 2017), which is what mAP and GAP count. Without a present (absent) class the others are ranked against 0, as
     in the margin: high scores of a sample without any label cost precision too."""
-    present = targets.bool()
+    present = goal.targets.bool()
     # A finite fill: the gradient of an empty logsumexp would be NaN.
     absent = logits.masked_fill(present, -1e4).logsumexp(dim=1)
     missed = (-logits).masked_fill(~present, -1e4).logsumexp(dim=1)
     loss = F.softplus(torch.where(present.all(dim=1), 0.0, absent) + torch.where(present.any(dim=1), missed, 0.0))
-    return -loss if targeted else loss
+    return -loss if goal.targeted else loss
 
 
 def strike(
@@ -232,7 +233,7 @@ def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs
     def look(inputs: Inputs) -> Tensor:
         case.work.add(condition, len(part))
         with torch.no_grad():
-            return ranking(forward(case.model, inputs, part.mask).logits, part.targets, case.task, False)
+            return ranking(forward(case.model, inputs, part.mask).logits, Goal(part.targets, case.task))
 
     def worse(best: Inputs, loss: Tensor, point: Inputs) -> tuple[Inputs, Tensor]:
         found = look(point)
