@@ -15,6 +15,7 @@ from crossguard.cli.demo import demo
 from crossguard.cli.evaluate import evaluate
 from crossguard.cli.report import report
 from crossguard.cli.train import train
+from crossguard.core.memory import keep_freed_memory
 
 app = typer.Typer(
     name="crossguard",
@@ -66,4 +67,5 @@ app.add_typer(data, name="data")
 
 def main() -> None:
     """Entry point of the `crossguard` command."""
+    keep_freed_memory()
     app()

@@ -19,6 +19,7 @@ from crossguard.cli.console import guarded, results, say
 from crossguard.cli.progress import Bars, Report, of_evaluation, of_training
 from crossguard.cli.tables import summary_table
 from crossguard.core.errors import RunError
+from crossguard.core.memory import keep_freed_memory
 
 # In the order of the page; the slow ones are started first.
 MODELS = (
@@ -117,6 +118,7 @@ def _begin(news: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     _news = news
 
 
