@@ -20,21 +20,52 @@ from crossguard.core import (
 from crossguard.evaluation import Estimate, Flag, Protocol, Record, evaluate, metrics
 from crossguard.models import FusionModel, adapt, cut, fusion
 from crossguard.report import report
-from crossguard.threat import L2, Linf, ThreatModel
+from crossguard.threat import (
+    AUDIO16,
+    L0,
+    L1,
+    L2,
+    PIXELS8,
+    SNR,
+    YOUTUBE8M,
+    Acceleration,
+    AlignedFrames,
+    BoneLengths,
+    Codes,
+    FixedJoints,
+    Frames,
+    JointWeights,
+    Linf,
+    Region,
+    ThreatModel,
+)
 from crossguard.training import TrainConfig, train
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AUDIO16",
+    "L0",
+    "L1",
     "L2",
+    "PIXELS8",
+    "SNR",
+    "YOUTUBE8M",
+    "Acceleration",
+    "AlignedFrames",
     "Batch",
+    "BoneLengths",
+    "Codes",
     "CrossguardError",
     "DataError",
     "Estimate",
+    "FixedJoints",
     "Flag",
+    "Frames",
     "FusionModel",
     "InputError",
     "Inputs",
+    "JointWeights",
     "Linf",
     "Modality",
     "ModelError",
@@ -43,6 +74,7 @@ __all__ = [
     "Protocol",
     "RecipeError",
     "Record",
+    "Region",
     "RunError",
     "SingleLabel",
     "Task",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crossguard import L2, Linf, Modality
+from crossguard import L0, L1, L2, SNR, BoneLengths, FixedJoints, Linf, Modality
 from crossguard.report import text
+from crossguard.threat import Budget
 from tests.report.synthetic import DEPTH, INERTIAL, RGB, SKELETON
 
 
@@ -40,9 +41,19 @@ def test_amounts_are_said_in_their_unit(
         (DEPTH, Linf(40.0), 2, "up to 80 mm on every pixel of depth"),
         (INERTIAL, Linf(0.1), 1, "up to 0.1 g on every value of inertial"),
         (INERTIAL, L2(0.5), 1, "a change of inertial with a Euclidean length of up to 0.5 g"),
+        (INERTIAL, L1(0.5), 1, "a change of inertial with a sum of absolute values of up to 0.5 g"),
+        (INERTIAL, L0(9, amplitude=0.1), 0.5, "up to 4 values of inertial"),
+        (INERTIAL, SNR(30), 2, "a change of inertial at least 24 dB below the signal"),
+        (INERTIAL, SNR(30).scaled(0), 1, "a change of inertial at least inf dB below the signal"),
+        (
+            SKELETON,
+            Linf(0.02, constraints=(FixedJoints(), BoneLengths("ntu-25"))),
+            1,
+            "up to 2.0 cm on every joint coordinate of skeleton (limited by fixed joints and bone lengths)",
+        ),
     ],
 )
-def test_budgets_are_said_in_a_sentence(modality: Modality, budget: Linf | L2, scale: float, words: str) -> None:
+def test_budgets_are_said_in_a_sentence(modality: Modality, budget: Budget, scale: float, words: str) -> None:
     assert text.budget_words(modality, budget.to_dict(), scale) == words
 
 

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 import crossguard as cg
 from crossguard.threat.budget import Budget
-
-BUDGETS: list[Budget] = [
-    cg.Linf(0.3),
-    cg.Linf(0.3, bounds=(0, 1)),
-    cg.Linf(5.0, bounds=(0, 1)),
-    cg.L2(0.7),
-    cg.L2(0.7, bounds=(0, 1)),
-    cg.L2(50.0, bounds=(0, 1)),
-]
-SHAPES = [(3,), (2, 3), (3, 2, 4, 5)]
+from tests.threat.cases import BUDGETS, SHAPES, case
 
 
-def _case(shape: tuple[int, ...], seed: int, masked: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(5, *shape, generator=generator)
-    y = x + torch.randn(5, *shape, generator=generator) * (0.1 + seed % 3)
-    mask = torch.rand(5, shape[0], generator=generator) > 0.4 if masked else None
-    return x, y, mask
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(BUDGETS), st.sampled_from(SHAPES), st.booleans())
 def test_projection_laws(seed: int, budget: Budget, shape: tuple[int, ...], masked: bool) -> None:
-    x, y, mask = _case(shape, seed, masked)
+    x, y, mask = case(shape, seed, masked)
     p = budget.project(y, x, mask)
     assert budget.contains(p, x, mask).all(), "feasible"
     assert torch.allclose(budget.project(p, x, mask), p, atol=1e-6), "idempotent"
@@ -43,6 +26,8 @@ def test_projection_laws(seed: int, budget: Budget, shape: tuple[int, ...], mask
     inside = budget.around(x, mask).uniform(torch.arange(5))
     assert budget.contains(inside, x, mask).all()
     assert torch.equal(budget.project(inside, x, mask), inside), "identity inside"
+    assert budget.contains(budget.around(x, mask).repair(y), x, mask).all(), "repaired"
+    assert torch.equal(budget.around(x, mask).repair(torch.full_like(x, math.nan)), x)
     alone = budget.project(y[2:3], x[2:3], None if mask is None else mask[2:3])
     assert torch.equal(alone, p[2:3]), "independent of the batch"
     if mask is not None:
@@ -53,7 +38,7 @@ def test_projection_laws(seed: int, budget: Budget, shape: tuple[int, ...], mask
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.05, 3.0))
 def test_l2_projection_with_a_box_is_the_nearest_point(seed: int, eps: float) -> None:
-    x, y, _ = _case((40,), seed, masked=False)
+    x, y, _ = case((40,), seed, masked=False)
     x, y = x.double(), y.double()
     budget = cg.L2(eps, bounds=(0, 1))
     p = budget.project(y, x)
@@ -78,16 +63,28 @@ def test_a_point_inside_the_l2_ball_is_not_enlarged() -> None:
     assert torch.equal(cg.L2(10.0).project(y, x), y)
 
 
-@pytest.mark.parametrize("budget", [cg.Linf(0.0, bounds=(0, 1)), cg.L2(0.0, bounds=(0, 1))])
+@pytest.mark.parametrize(
+    "budget",
+    [
+        cg.Linf(0.0, bounds=(0, 1)),
+        cg.L2(0.0, bounds=(0, 1)),
+        cg.L1(0.0, bounds=(0, 1)),
+        cg.L0(0, bounds=(0, 1)),
+        cg.L0(0.9, bounds=(0, 1)),
+        cg.SNR(30, bounds=(0, 1)).scaled(0),
+    ],
+)
 def test_zero_changes_nothing_even_a_hair_outside_the_bounds(budget: Budget) -> None:
     x = torch.tensor([[1.0 + 1e-6, -1e-7, 0.5]])
     budget.check("rgb", x)
     assert torch.equal(budget.project(x + 1, x), x)
+    assert torch.equal(budget.around(x).uniform(torch.arange(1)), x)
+    assert torch.equal(budget.around(x).repair(x + 1), x)
     assert not budget.active
 
 
 @pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf])
-@pytest.mark.parametrize("kind", [cg.Linf, cg.L2])
+@pytest.mark.parametrize("kind", [cg.Linf, cg.L2, cg.L1, cg.L0])
 def test_impossible_budgets_are_refused(kind: type[Budget], eps: float) -> None:
     with pytest.raises(cg.ThreatError, match="eps"):
         kind(eps)
@@ -104,17 +101,23 @@ def test_bounds_that_do_not_hold_the_data_are_refused() -> None:
         cg.Linf(8 / 255, bounds=(0, 1)).check("rgb", torch.tensor([[0.0, 255.0]]))
 
 
-@pytest.mark.parametrize("budget", BUDGETS)
-def test_the_steepest_move_has_the_radius_and_beats_random_moves(budget: Budget) -> None:
-    x, _, _ = _case((30,), 1, masked=False)
-    gradient = torch.randn(5, 30)
-    ball = budget.around(x)
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(BUDGETS), st.booleans())
+def test_the_steepest_move_beats_random_moves(seed: int, budget: Budget, masked: bool) -> None:
+    """To first order nothing allowed gains more than the projected steepest move, and it is as long as may be."""
+    x, y, mask = case((30,), seed, masked)
+    gradient = y - x
+    ball = budget.around(x, mask)
     move = ball.steepest(gradient)
-    length = move.abs().amax(dim=1) if isinstance(budget, cg.Linf) else move.norm(dim=1)
-    assert torch.allclose(length, ball.radius, rtol=1e-4)
-    other = type(budget)(budget.eps).around(x).uniform(torch.arange(5)) - x
-    gain = (move * gradient).sum(dim=1) / ball.radius * budget.eps
-    assert ((other * gradient).sum(dim=1) <= gain + 1e-4).all()
+    assert (budget.size(move) <= ball.radius * (1 + 1e-4)).all()
+    if isinstance(budget, cg.L2):  # the direction is that of the whole sphere; the box then cuts it
+        ball = type(budget)(**{**vars(budget), "bounds": None}).around(x, mask)
+        move = ball.steepest(gradient)
+        assert torch.allclose(budget.size(move), ball.radius * (1 if mask is None else mask.any(dim=1)), rtol=1e-4)
+    reached = ball.project(x + move) - x
+    for trial in range(3):
+        other = ball.uniform(torch.arange(5) + 7 * trial) - x
+        assert ((other * gradient).sum(dim=1) <= (reached * gradient).sum(dim=1) * (1 + 1e-4) + 1e-5).all()
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
@@ -126,7 +129,7 @@ def test_tiny_and_huge_gradients_still_point(scale: float) -> None:
 
 def test_nan_gradients_do_not_move() -> None:
     g = torch.tensor([[math.nan, 1.0]])
-    for budget in (cg.Linf(0.1), cg.L2(0.1)):
+    for budget in (cg.Linf(0.1), cg.L2(0.1), cg.L1(0.1), cg.L0(2, amplitude=0.1), cg.SNR(20, floor=1)):
         move = budget.around(torch.zeros(1, 2)).steepest(g)
         assert move[0, 0] == 0
         assert move[0, 1] > 0
@@ -136,3 +139,33 @@ def test_scaled_and_described() -> None:
     budget = cg.Linf(0.1, bounds=(0, 1)).scaled(2)
     assert budget == cg.Linf(0.2, bounds=(0, 1))
     assert budget.to_dict() == {"norm": "linf", "eps": 0.2, "bounds": [0, 1]}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_what_leaves_the_ball_is_seen(budget: Budget) -> None:
+    """A planted fault each: too far, out of bounds, masked entries touched, not a number."""
+    x, _, _ = case((30,), 3, masked=False)
+    ball = budget.around(x)
+    far = x + torch.randn(5, 30, generator=torch.Generator().manual_seed(0)) * 9
+    at = ball.project(far)
+    assert budget.contains(at, x).all()
+    if not torch.equal(budget.radius(x), budget.scaled(2).radius(x)):
+        assert not budget.contains(budget.scaled(2).project(far, x), x).any()
+    if budget.bounds is not None:
+        assert not budget.contains(torch.where(torch.arange(30) == 0, budget.bounds[1] + 1e-3, x), x).any()
+    hidden = torch.zeros(5, 30, dtype=torch.bool)
+    assert torch.equal(budget.contains(at, x, hidden), (at == x).all(dim=1))
+    assert not budget.contains(torch.where(torch.arange(30) == 0, math.nan, x), x).any()
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_larger_budgets_hold_smaller_ones(budget: Budget) -> None:
+    x, y, mask = case((4, 6), 5, masked=True)
+    for scale in (0.3, 1.0):
+        inside = budget.scaled(scale).project(y, x, mask)
+        assert budget.scaled(1.7).contains(inside, x, mask).all()
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_round_trip_through_json(budget: Budget) -> None:
+    assert type(budget).from_dict(json.loads(json.dumps(budget.to_dict()))) == budget

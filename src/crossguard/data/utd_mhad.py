@@ -16,6 +16,7 @@ from torch import Tensor
 
 from crossguard.core.errors import DataError
 from crossguard.core.modality import Modality
+from crossguard.core.skeleton import LAYOUTS
 from crossguard.data.base import Splits, TensorDataset, hold_out
 from crossguard.data.cache import cache_key, load_or_build
 from crossguard.data.sampling import centre_window, height_width
@@ -43,11 +44,7 @@ JOINTS = (
     *("left hip", "left knee", "left ankle", "left foot"),
     *("right hip", "right knee", "right ankle", "right foot"),
 )
-BONES = (
-    *((0, 1), (1, 2), (2, 3)),
-    *((1, 4), (4, 5), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (10, 11)),
-    *((3, 12), (12, 13), (13, 14), (14, 15), (3, 16), (16, 17), (17, 18), (18, 19)),
-)
+BONES = LAYOUTS["utd-mhad-20"]
 TRAINING_SUBJECTS = (1, 3, 5, 7)
 FOCAL = 285.63  # of the depth camera, in pixels
 

@@ -89,9 +89,14 @@ def amount(value: float, unit: str, bounds: tuple[float, float] | None = None) -
 
 def budget_amount(modality: Modality, budget: Mapping[str, Any], scale: float = 1.0) -> str:
     """How large a modality's budget is at a scale, in its unit."""
+    eps = math.inf if budget["eps"] is None else float(budget["eps"])
+    if budget["norm"] == "snr":
+        return f"{eps - 20 * math.log10(scale):.3g} dB" if scale else "inf dB"
+    if budget["norm"] == "l0":
+        return f"{math.floor(scale * eps)} values"
     bounds = budget.get("bounds") or modality.bounds
     pair = None if bounds is None else (float(bounds[0]), float(bounds[1]))
-    size = scale * float(budget["eps"])
+    size = scale * eps
     if pair is not None and budget["norm"] == "linf" and size >= pair[1] - pair[0]:
         return f"{amount(pair[1] - pair[0], modality.unit, pair)} (anything)"
     return amount(size, modality.unit, pair)
@@ -99,14 +104,23 @@ def budget_amount(modality: Modality, budget: Mapping[str, Any], scale: float = 
 
 def budget_words(modality: Modality, budget: Mapping[str, Any], scale: float = 1.0) -> str:
     """What an attacker may do to one modality: "up to 2.0 cm on every joint coordinate of skeleton"."""
+    kinds = [str(c["kind"]).replace("_", " ") for c in budget.get("constraints", ())]
+    return _norm_words(modality, budget, scale) + (f" (limited by {listing(kinds)})" if kinds else "")
+
+
+def _norm_words(modality: Modality, budget: Mapping[str, Any], scale: float) -> str:
     size = budget_amount(modality, budget, scale)
+    if budget["norm"] == "snr":
+        return f"a change of {modality.name} at least {size} below the signal"
+    if budget["norm"] == "l0":
+        return f"up to {size} of {modality.name}"
     if modality.unit in _INTENSITY:
         size += " of intensity"
     if budget["norm"] == "linf":
         axes = modality.axes
         part = "joint coordinate" if "V" in axes else "pixel" if "H" in axes or "W" in axes else "value"
         return f"up to {size} on every {part} of {modality.name}"
-    norm = {"l2": "Euclidean length"}.get(budget["norm"], f"{budget['norm']} norm")
+    norm = {"l2": "Euclidean length", "l1": "sum of absolute values"}.get(budget["norm"], f"{budget['norm']} norm")
     return f"a change of {modality.name} with a {norm} of up to {size}"
 
 

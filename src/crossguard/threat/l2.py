@@ -11,10 +11,9 @@ from torch import Tensor
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.random import combine, uniform
-from crossguard.threat.budget import Ball, Budget, flat_norm, shaped_direction, spread
+from crossguard.threat.ball import INSIDE, Ball, flat_norm, shaped_direction, spread, within
+from crossguard.threat.budget import Budget
 
-# Stays a hair inside the sphere, so that the rounding of x + d does not leave it.
-_INSIDE = 1 - 1e-6
 _WATER_STEPS = 8
 
 
@@ -30,20 +29,20 @@ class L2Ball(Ball):
         radius = self.radius.clamp_min(0)
         if self.low is None or self.high is None:
             norm = flat_norm(d)
-            shrink = torch.where(norm > radius, radius * _INSIDE / norm, 1.0)
+            shrink = torch.where(norm > radius, radius * INSIDE / norm, 1.0)
             return torch.where(spread(norm <= radius, d), y, self.x + d * spread(shrink, d))
         # Nearest point of ball and box: x + clip(s d), the largest s <= 1 that stays in the ball (KKT). The free
         # entries' share grows s from below, so every iterate is allowed and the last few steps are exact.
         clipped = torch.clamp(d, self.low, self.high)
         inside = flat_norm(clipped) <= radius
-        s = (radius * _INSIDE / flat_norm(d).clamp_min(torch.finfo(d.dtype).tiny)).clamp_max(1.0)
+        s = (radius * INSIDE / flat_norm(d).clamp_min(torch.finfo(d.dtype).tiny)).clamp_max(1.0)
         for _ in range(_WATER_STEPS):
             scaled = d * spread(s, d)
             moved = torch.clamp(scaled, self.low, self.high)
             free = moved == scaled
             fixed = (moved * ~free).flatten(1).square().sum(dim=1)
             spare = (d * free).flatten(1).square().sum(dim=1)
-            grown = ((radius * _INSIDE).square() - fixed).clamp_min(0).div(spare.clamp_min(1e-30)).sqrt()
+            grown = ((radius * INSIDE).square() - fixed).clamp_min(0).div(spare.clamp_min(1e-30)).sqrt()
             s = torch.where(spare > 0, torch.maximum(s, grown.clamp_max(1.0)), s)
         moved = torch.where(spread(inside, d), clipped, torch.clamp(d * spread(s, d), self.low, self.high))
         return torch.where(moved == d, y, self.x + moved)
@@ -58,12 +57,10 @@ class L2Ball(Ball):
         return g * spread(torch.where(norm > 0, self.radius / norm.clamp_min(1e-30), 0.0), g)
 
     def uniform(self, key: Tensor) -> Tensor:
-        share = (uniform(combine(key, 1), 1).squeeze(1).abs()).sqrt() * _INSIDE
+        share = (uniform(combine(key, 1), 1).squeeze(1).abs()).sqrt() * INSIDE
         d = shaped_direction(key, self.x) * spread(share * self.radius.double(), self.x)
         y = self.x + d.to(self.x.dtype)
-        if self.low is None or self.high is None:
-            return y
-        return self.x + torch.clamp(y - self.x, self.low, self.high)
+        return y if self.low is None else self.x + within(y - self.x, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -72,26 +69,14 @@ class L2(Budget):
 
     norm: ClassVar[str] = "l2"
 
-    def around(self, x: Tensor, mask: Tensor | None = None) -> L2Ball:
-        if self.bounds is None and mask is None:
-            return L2Ball(x, mask, self.radius(x, mask), None, None)
-        low, high = self.box(x)
-        below, above = low - x, high - x
-        if mask is not None:
-            keep = expand_mask(mask, x)
-            below, above = torch.where(keep, below, 0.0), torch.where(keep, above, 0.0)
-        return L2Ball(x, mask, self.radius(x, mask), below, above)  # pyright: ignore[reportArgumentType]
+    def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
+        if low is None or high is None:
+            return L2Ball(x, mask, radius, None, None)
+        return L2Ball(x, mask, radius, low - x, high - x)
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the diagonal of the bounds where that is smaller."""
-        if self.bounds is None:
-            return x.new_full((x.shape[0],), self.eps)
-        diagonal = (self.bounds[1] - self.bounds[0]) * math.sqrt(max(x[0].numel(), 1))
-        return x.new_full((x.shape[0],), min(self.eps, diagonal))
+        return x.new_full((x.shape[0],), min(self.eps, self._width * math.sqrt(max(x[0].numel(), 1))))
 
-    def distance(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        d = y - x
-        return flat_norm(d if mask is None else d * expand_mask(mask, x))
-
-    def _rounding(self, x: Tensor) -> float:
-        return math.sqrt(max(x[0].numel(), 1))
+    def size(self, d: Tensor) -> Tensor:
+        return flat_norm(d)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask
-from crossguard.threat.budget import Ball, Budget, shaped_uniform
+from crossguard.threat.ball import Ball, shaped_uniform
+from crossguard.threat.budget import SLACK, Budget
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,10 @@ class LinfBall(Ball):
     low: Tensor
     high: Tensor
     eps: float
+
+    @property
+    def entrywise(self) -> bool:
+        return True
 
     def project(self, y: Tensor) -> Tensor:
         return torch.clamp(y, self.low, self.high)
@@ -39,23 +43,19 @@ class Linf(Budget):
 
     norm: ClassVar[str] = "linf"
 
-    def around(self, x: Tensor, mask: Tensor | None = None) -> LinfBall:
-        low, high = self.box(x)
-        low, high = (x - self.eps).clamp_(min=low), (x + self.eps).clamp_(max=high)  # pyright: ignore[reportArgumentType, reportCallIssue]
-        if mask is not None:
-            keep = expand_mask(mask, x)
-            low, high = torch.where(keep, low, x), torch.where(keep, high, x)
-        return LinfBall(x, mask, self.radius(x, mask), low, high, self._width())
+    def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
+        # From eps itself, not the width of the bounds: x + width rounds to a hair below a bound.
+        below, above = x - self.eps, x + self.eps
+        if low is not None and high is not None:
+            below, above = torch.maximum(below, low), torch.minimum(above, high)
+        return LinfBall(x, mask, radius, below, above, min(self.eps, self._width))
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the width of the bounds where that is smaller."""
-        return x.new_full((x.shape[0],), self._width())
+        return x.new_full((x.shape[0],), min(self.eps, self._width))
 
-    def _width(self) -> float:
-        return self.eps if self.bounds is None else min(self.eps, self.bounds[1] - self.bounds[0])
+    def _outside(self, y: Tensor, x: Tensor) -> Tensor:
+        return super()._outside(y, x) | (self._change(y, x) > min(self.eps, self._width) * SLACK)
 
-    def distance(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        d = (y - x).abs()
-        if mask is not None:
-            d = d * expand_mask(mask, x)
-        return d.flatten(1).amax(dim=1)
+    def size(self, d: Tensor) -> Tensor:
+        return d.abs().flatten(1).amax(dim=1)

@@ -11,22 +11,34 @@ from torch import Tensor
 
 from crossguard.core.batch import Inputs
 from crossguard.core.errors import ThreatError
+from crossguard.threat.aligned import AlignedFrames
+from crossguard.threat.ball import Ball
 from crossguard.threat.budget import Budget
+from crossguard.threat.l0 import L0
+from crossguard.threat.l1 import L1
 from crossguard.threat.l2 import L2
 from crossguard.threat.linf import Linf
+from crossguard.threat.snr import SNR
 
-NORMS: dict[str, type[Budget]] = {budget.norm: budget for budget in (Linf, L2)}
+NORMS: dict[str, type[Budget]] = {budget.norm: budget for budget in (Linf, L2, L1, L0, SNR)}
 
 
 class ThreatModel:
-    """Modality -> Budget; `at_most=k` lets the attacker touch k modalities of a sample (None: all of them).
+    """Modality -> Budget; `at_most=k` lets the attacker touch k modalities of a sample (None: all of them), `frames`
+    only some moments, the same in several modalities.
 
     Budgets come as keywords or as one mapping (for names that are no identifiers). A budget of 0 is the same as
     not naming the modality. Raises ThreatError for what is not a Budget and for an impossible `at_most`.
     """
 
     def __init__(
-        self, budgets: Mapping[str, Budget] | None = None, /, *, at_most: int | None = None, **named: Budget
+        self,
+        budgets: Mapping[str, Budget] | None = None,
+        /,
+        *,
+        at_most: int | None = None,
+        frames: AlignedFrames | None = None,
+        **named: Budget,
     ) -> None:
         declared = {**(budgets or {}), **named}
         for name, budget in declared.items():
@@ -37,11 +49,19 @@ class ThreatModel:
         self.declared: dict[str, Budget] = declared
         self.budgets: dict[str, Budget] = {name: b for name, b in declared.items() if b.active}
         self.at_most = at_most
+        self.frames = frames
+        unknown = [] if frames is None else sorted(set(frames.axes) - set(declared))
+        if unknown:
+            raise ThreatError(
+                f"the aligned frames name {unknown[0]!r}, which has no budget; there are {list(declared)}"
+            )
 
     def __repr__(self) -> str:
         parts = [f"{name}={budget!r}" for name, budget in self.declared.items()]
         if self.at_most is not None:
             parts.append(f"at_most={self.at_most}")
+        if self.frames is not None:
+            parts.append(f"frames={self.frames!r}")
         return f"ThreatModel({', '.join(parts)})"
 
     def __eq__(self, other: object) -> bool:
@@ -60,16 +80,18 @@ class ThreatModel:
         missing = [name for name in names if name not in self.declared]
         if missing:
             raise ThreatError(f"the threat model has no modality {missing[0]!r}; it has {sorted(self.declared)}")
-        return ThreatModel({name: self.declared[name] for name in names})
+        frames = None if self.frames is None else self.frames.only(names)
+        return ThreatModel({name: self.declared[name] for name in names}, frames=frames)
 
     def scaled(self, scale: float) -> ThreatModel:
         """Every budget `scale` times as large."""
-        return ThreatModel({n: b.scaled(scale) for n, b in self.declared.items()}, at_most=self.at_most)
+        budgets = {n: b.scaled(scale) for n, b in self.declared.items()}
+        return ThreatModel(budgets, at_most=self.at_most, frames=self.frames)
 
     def subsets(self) -> list[ThreatModel]:
         """The largest sets of modalities that may be attacked at once: one, unless `at_most` couples them."""
         if self.at_most is None or self.at_most >= len(self.budgets):
-            return [ThreatModel(self.budgets)] if self.budgets else []
+            return [self.only(*self.budgets)] if self.budgets else []
         return [self.only(*names) for names in combinations(self.budgets, self.at_most)]
 
     def check(self, inputs: Inputs) -> None:
@@ -78,6 +100,20 @@ class ThreatModel:
             if name not in inputs:
                 raise ThreatError(f"the threat model names {name!r}, but the inputs are {sorted(inputs)}")
             budget.check(name, inputs[name])
+        if self.frames is not None:
+            self.frames.check(inputs)
+
+    def balls(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> dict[str, Ball]:
+        """Modality -> the ball of allowed inputs around these samples, for those that may be attacked."""
+        return {n: b.around(inputs[n], (mask or {}).get(n)) for n, b in self.budgets.items()}
+
+    def couple(self, point: Inputs, balls: Mapping[str, Ball], gradient: Inputs | None = None) -> Inputs:
+        """`point` as what holds between modalities allows it: the moments of aligned `frames` that gain most stay.
+
+        The gain is to first order along `gradient`; without one, the size of the change in each modality's measure.
+        Points in the balls stay there, repaired ones stay repaired.
+        """
+        return point if self.frames is None else self.frames.couple(point, balls, gradient)
 
     def contains(self, adversarial: Inputs, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N,) whether a sample stays in every budget, with un-attacked and masked parts untouched."""
@@ -92,6 +128,8 @@ class ThreatModel:
                 inside &= self.budgets[name].contains(y, x, (mask or {}).get(name))
             else:
                 inside &= ~changed
+        if self.frames is not None:
+            inside &= self.frames.contains(adversarial, inputs)
         return inside if self.at_most is None else inside & (touched <= self.at_most)
 
     def distance(
@@ -101,8 +139,10 @@ class ThreatModel:
         return {n: b.distance(adversarial[n], inputs[n], (mask or {}).get(n)) for n, b in self.declared.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON; the inverse of `from_dict`."""
-        return {"budgets": {n: b.to_dict() for n, b in self.declared.items()}, "at_most": self.at_most}
+        """As JSON; the inverse of `from_dict`. Aligned frames only where there are any."""
+        budgets = {n: b.to_dict() for n, b in self.declared.items()}
+        frames = {} if self.frames is None else {"frames": self.frames.to_dict()}
+        return {"budgets": budgets, "at_most": self.at_most, **frames}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ThreatModel:
@@ -112,8 +152,6 @@ class ThreatModel:
             kind = NORMS.get(fields["norm"])
             if kind is None:
                 raise ThreatError(f"modality {name!r}: unknown norm {fields['norm']!r}; known: {sorted(NORMS)}")
-            options: dict[str, Any] = {k: v for k, v in fields.items() if k != "norm"}
-            if options.get("bounds") is not None:
-                options["bounds"] = tuple(options["bounds"])
-            budgets[name] = kind(**options)
-        return cls(budgets, at_most=data["at_most"])
+            budgets[name] = kind.from_dict(fields)
+        frames = AlignedFrames(**data["frames"]) if data.get("frames") else None
+        return cls(budgets, at_most=data["at_most"], frames=frames)

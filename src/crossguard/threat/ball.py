@@ -1,0 +1,93 @@
+"""The allowed inputs around given samples, with everything precomputed that a search needs at every step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crossguard.core.random import direction, uniform
+
+# Projections stay this hair inside, so that the rounding of x + d does not leave the ball.
+INSIDE = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class Ball(ABC):
+    """All inputs that a budget allows around `x`; every tensor leads with the sample axis, so `take` may index it.
+
+    `mask` says which entries may move (None: all of them).
+    """
+
+    x: Tensor
+    mask: Tensor | None
+    radius: Tensor
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether each entry has a range of its own, whatever the others do."""
+        return False
+
+    @abstractmethod
+    def project(self, y: Tensor) -> Tensor:
+        """The nearest allowed input; `y` itself where it is allowed already."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The move of length `radius` in the budget's norm that gains most along `gradient`; NaN counts as 0."""
+
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """Move `y` by `step_size` x the steepest move and project."""
+        return self.project(torch.add(y, self.steepest(gradient), alpha=step_size))
+
+    @abstractmethod
+    def uniform(self, key: Tensor) -> Tensor:
+        """A random allowed input, a function of the (N,) int64 keys alone."""
+
+    def shown(self, y: Tensor) -> Tensor:
+        """The input that stands for `y` before the model: the representable and allowed one."""
+        return y
+
+    def repair(self, y: Tensor) -> Tensor:
+        """An input near any `y` that `Budget.contains` accepts, whatever the constraints; NaN is clean again."""
+        return self.project(torch.where(y.isfinite(), y, self.x))
+
+
+def flat_norm(d: Tensor) -> Tensor:
+    """(N,) Euclidean norm over all but the first axis."""
+    return torch.linalg.vector_norm(d.flatten(1), dim=1)
+
+
+def spread(v: Tensor, x: Tensor) -> Tensor:
+    """(N,) values made broadcastable to `x`."""
+    return v.view(-1, *(1,) * (x.dim() - 1))
+
+
+def blend(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """`yes` where the (N,) flags are set, `no` elsewhere; both finite. Exact, and faster than `where`, which does not
+    vectorise a broadcast condition."""
+    return torch.lerp(no, yes, spread(flags, no).to(no.dtype))
+
+
+def shaped_uniform(key: Tensor, x: Tensor) -> Tensor:
+    """Uniform numbers on [-1, 1] in the shape and type of `x`."""
+    return uniform(key, x[0].numel()).to(x.dtype).view_as(x)
+
+
+def shaped_direction(key: Tensor, x: Tensor) -> Tensor:
+    """Unit vectors in the shape of `x`, float64."""
+    return direction(key, x[0].numel()).view_as(x)
+
+
+def largest(score: Tensor, count: Tensor) -> Tensor:
+    """(N, K) whether an entry is among the (N,) `count` largest of its row; the earlier of two equal ones."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(score.shape[1], device=score.device).expand_as(order)
+    return torch.zeros_like(order).scatter(1, order, rank) < count[:, None]
+
+
+def within(d: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """`d` clipped to a box that may be absent."""
+    return d if low is None or high is None else torch.clamp(d, low, high)

@@ -1,0 +1,107 @@
+"""L0: at most eps values of a sample change, each as far as the bounds allow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from crossguard.core.batch import expand_mask
+from crossguard.core.errors import ThreatError
+from crossguard.core.random import bits, combine, uniform
+from crossguard.threat.ball import Ball, largest
+from crossguard.threat.budget import Budget
+from crossguard.threat.constraints import JointWeights
+
+
+@dataclass(frozen=True)
+class L0Ball(Ball):
+    """All points of a box with at most `radius` entries off `x`."""
+
+    low: Tensor
+    high: Tensor
+
+    def project(self, y: Tensor) -> Tensor:
+        # Keep the entries whose loss would cost the distance most (Croce and Hein, ICCV 2019, section 3).
+        moved = torch.clamp(y, self.low, self.high)
+        return self._keep(moved, (y - self.x).square() - (y - moved).square())
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The entries that gain most, moved to the end of their range."""
+        g = torch.nan_to_num(gradient, nan=0.0)
+        edge = torch.where(g == 0, self.x, torch.where(g > 0, self.high, self.low))
+        return self._keep(edge, (edge - self.x) * g) - self.x
+
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+        """Move every entry by `step_size` x its range, and keep those that the gradient would miss most (our choice:
+        kept by size, the entries of a random start would never leave)."""
+        g = torch.nan_to_num(gradient, nan=0.0)
+        moved = torch.clamp(y + step_size * (self.high - self.low) * g.sign(), self.low, self.high)
+        return self._keep(moved, (moved - self.x) * g)
+
+    def uniform(self, key: Tensor) -> Tensor:
+        count = self.x[0].numel()
+        share = uniform(combine(key, 1), count).to(self.x.dtype).view_as(self.x).add(1).div(2)
+        point = torch.clamp(self.low + share * (self.high - self.low), self.low, self.high)
+        score = bits(key, count) >> 1
+        if self.mask is not None:
+            free = expand_mask(self.mask, self.x).expand_as(self.x).flatten(1)
+            score = torch.where(free, score, torch.iinfo(score.dtype).min)
+        return torch.where(largest(score, self.radius).view_as(point), point, self.x)
+
+    def _keep(self, point: Tensor, score: Tensor) -> Tensor:
+        """`point` at the entries of largest score, `x` elsewhere."""
+        return torch.where(largest(score.flatten(1), self.radius).view_as(point), point, self.x)
+
+
+@dataclass(frozen=True)
+class L0(Budget):
+    """At most `eps` values of a sample change (a count, scaled budgets round down), each within the `bounds` and, if
+    given, by at most `amplitude` in the modality's unit.
+
+    Raises ThreatError where neither bounds nor amplitude say how far a value may go.
+    """
+
+    amplitude: float | None = None
+    norm: ClassVar[str] = "l0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bounds is None and self.amplitude is None:
+            raise ThreatError(f"L0: {self.eps:g} values may change, but how far? Give bounds=(low, high) or amplitude")
+        if self.amplitude is not None and not (math.isfinite(self.amplitude) and self.amplitude > 0):
+            raise ThreatError(f"L0: amplitude is {self.amplitude}, expected a finite number > 0, or None")
+        if any(isinstance(c, JointWeights) for c in self.constraints):
+            raise ThreatError("L0 counts values, which weights do not change: leave joint_weights out")
+
+    @property
+    def active(self) -> bool:
+        """Whether the budget allows any change."""
+        return self.eps >= 1
+
+    def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N,) how many values may change, all at most."""
+        return x.new_full((x.shape[0],), float(min(math.floor(self.eps), x[0].numel())))
+
+    def size(self, d: Tensor) -> Tensor:
+        return (d != 0).flatten(1).sum(dim=1).to(d.dtype)
+
+    def _change(self, y: Tensor, x: Tensor) -> Tensor:
+        return y - x  # a changed value counts, however little it changed
+
+    def _limits(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        low, high = super()._limits(x)
+        if self.amplitude is None:
+            return low, high
+        below, above = x - self.amplitude, x + self.amplitude
+        if low is None or high is None:
+            return below, above
+        return torch.maximum(below, low), torch.minimum(above, high)
+
+    def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
+        assert low is not None
+        assert high is not None
+        return L0Ball(x, mask, radius, low, high)
