@@ -177,6 +177,44 @@ def test_an_entry_that_bounds_hold_back_is_not_climbed() -> None:
     assert found.values["a"].item() == pytest.approx(0.1)
 
 
+BUDGETS: dict[str, dict[str, Any]] = {
+    "l1": {"a": cg.L1(1.0, bounds=(0, 1))},
+    "l0": {"a": cg.L0(5, bounds=(0, 1))},
+    "region": {"a": cg.Linf(0.3, constraints=(cg.Region(((2, 5), (0, 2))),))},
+    "frames": {"a": cg.Linf(0.3, bounds=(0, 1), constraints=(cg.Frames(2, axis=1),))},
+    "acceleration": {"a": cg.Linf(0.3, constraints=(cg.Acceleration(0.2, axis=1),))},
+    "codes": {"a": cg.Linf(8 / 255, bounds=(0, 1), constraints=(cg.PIXELS8,))},
+    "aligned frames": {"a": cg.Linf(0.3), "b": cg.L2(0.3), "frames": cg.AlignedFrames(2, axes={"a": 1, "b": 1})},
+}
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_every_kind_of_budget_holds_and_is_used(name: str) -> None:
+    threat = cg.ThreatModel(**BUDGETS[name])
+    model = Linear({"a": (8, 5), "b": (8, 3)})
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "a": torch.randint(256, (32, 8, 5), generator=generator) / 255,
+        "b": torch.randn(32, 8, 3, generator=generator),
+    }
+    targets = torch.zeros(32, dtype=torch.long)
+    batches = [cg.Batch(inputs, targets)] * 10
+    found = universal(model, batches, threat, epochs=3, objective="margin", clamp=1e6)
+    moved = found.apply(inputs)
+    assert threat.contains(moved, inputs).all()
+    clean, after = (cg.SingleLabel(2).margin(model(x), targets) for x in (inputs, moved))
+    own = pgd(model, inputs, targets, threat, objective="margin", stop="never", steps=30).margin
+    assert (clean - after).mean() > 0.5 * (clean - own).mean() > 0
+    result = found.attack(model, inputs, targets, stop="never")
+    assert threat.contains(result.inputs, inputs).all()
+    assert torch.allclose(result.margin, after, atol=1e-3)
+
+
+def test_a_budget_that_depends_on_the_sample_is_told() -> None:
+    with pytest.raises(cg.ThreatError, match="depends on the sample"):
+        universal(Mean(), _timed((6,)), cg.ThreatModel(a=cg.SNR(20.0)))
+
+
 def test_it_is_a_function_of_seed_and_data(tmp_path: Path) -> None:
     model, train, _ = _trained()
     once, again = (universal(model, train, THREAT, epochs=2) for _ in range(2))

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from crossguard.attacks.search import AttackResult, Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.result import AttackResult
+from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
 from crossguard.attacks.step import Steepest
 from crossguard.core.batch import Inputs

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks.judge import judge
-from crossguard.attacks.search import AttackResult
+from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Inputs
 from crossguard.core.errors import InputError, RunError, ThreatError
 from crossguard.core.files import read_json, read_safetensors, write_json, write_safetensors
@@ -37,11 +37,9 @@ class Perturbation:
         Raises ThreatError for a modality that is not there, InputError where samples have another shape.
         """
         self.threat.check(inputs)
-        added: Inputs = {}
-        for name, budget in self.threat.budgets.items():
-            x = inputs[name]
-            added[name] = budget.project(x + self.fitted(name, x), x, (mask or {}).get(name))
-        return {**inputs, **added}
+        balls = self.threat.balls(inputs, mask)
+        added = {n: ball.repair(ball.x + self.fitted(n, ball.x)) for n, ball in balls.items()}
+        return {**inputs, **self.threat.couple(added, balls)}
 
     def attack(
         self,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crossguard.attacks.judge import judge
 from crossguard.attacks.mi_fgsm import mi_fgsm
-from crossguard.attacks.search import AttackResult
+from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Inputs
 from crossguard.threat import ThreatModel
 

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 
 from crossguard.attacks.objective import Objective
 from crossguard.attacks.perturbation import Perturbation
-from crossguard.attacks.search import Plan, search
+from crossguard.attacks.plan import Plan
+from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
 from crossguard.attacks.step import Steepest
 from crossguard.core.batch import Batch, Inputs, expand_mask
 from crossguard.core.errors import InputError, ThreatError
 from crossguard.core.modality import Modality
 from crossguard.core.task import Task
-from crossguard.threat import ThreatModel
-from crossguard.threat.budget import Ball
+from crossguard.threat import Ball, Budget, ThreatModel
+from crossguard.threat.constraints import Frames, JointWeights, Still
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Together:
     """A step rule that moves what all rows share, `found`, along the sum of their gradients; the rows stay."""
 
     found: Perturbation
+    own: ThreatModel
     step_size: float
     gradient: ClassVar[bool] = True
 
@@ -38,19 +40,21 @@ class Together:
     def move(
         self, memory: None, point: Inputs, gradient: Inputs, loss: Tensor, balls: Mapping[str, Ball], step: int
     ) -> tuple[Inputs, None]:
-        values: Inputs = {}
+        shared = {n: v[None] for n, v in self.found.values.items()}
+        total: Inputs = {}
         for name, g in gradient.items():
-            v, ball, budget = self.found.values[name][None], balls[name], self.found.threat.budgets[name]
+            ball = balls[name]
             wanted = ball.x + self.found.fitted(name, ball.x)
-            low, high = budget.bounds or (-torch.inf, torch.inf)
+            low, high = self.found.threat.budgets[name].bounds or (-torch.inf, torch.inf)
             # A sample does not feel what its bounds hold back, nor what it has masked out.
             felt = (wanted >= low) & (wanted <= high)
             felt = felt if ball.mask is None else felt & expand_mask(ball.mask, ball.x)
-            total = torch.nan_to_num(g).where(felt, torch.zeros_like(g)).sum(dim=0, keepdim=True)
+            total[name] = torch.nan_to_num(g).where(felt, torch.zeros_like(g)).sum(dim=0, keepdim=True)
             if name in self.found.time:
-                total = _folded(total, self.found.time[name], v)
-            around_zero = replace(budget, bounds=None).around(torch.zeros_like(v))
-            values[name] = around_zero.ascend(v, total.to(v), self.step_size)[0]
+                total[name] = _folded(total[name], self.found.time[name], shared[name])
+        around = self.own.balls({n: torch.zeros_like(v) for n, v in shared.items()})
+        moved = {n: around[n].ascend(v, total[n].to(v), self.step_size) for n, v in shared.items()}
+        values = {n: v[0] for n, v in self.own.couple(moved, around, total).items()}
         self.found = replace(self.found, values=values)
         return point, None
 
@@ -108,7 +112,8 @@ def universal(
         for batch in loader:
             batch = batch if parameter is None else batch.to(parameter.device)
             if rule is None:
-                rule = Together(_nothing(batch, threat, time, length or {}), step_size)
+                own = _own(threat)
+                rule = Together(_nothing(batch, threat, own, time, length or {}), own, step_size)
             rule.step_size = step_size * (1 - epoch / epochs)
             search(
                 Plan(clamped, rule, clean, steps=1),
@@ -142,7 +147,20 @@ def _check(threat: ThreatModel, epochs: int, clamp: float) -> None:
         )
 
 
-def _nothing(batch: Batch, threat: ThreatModel, time: Mapping[str, int], length: Mapping[str, int]) -> Perturbation:
+def _own(threat: ThreatModel) -> ThreatModel:
+    """What holds of a change alone: bounds as wide as theirs around 0, and constraints on where it may be; what a
+    constraint says of the sample changed (bones, codes) is left to each sample's own projection."""
+    budgets: dict[str, Budget] = {}
+    for name, budget in threat.budgets.items():
+        width = 0.0 if budget.bounds is None else budget.bounds[1] - budget.bounds[0]
+        places = tuple(c for c in budget.constraints if isinstance(c, Still | JointWeights | Frames))
+        budgets[name] = replace(budget, bounds=(-width, width) if width else None, constraints=places)
+    return ThreatModel(budgets, frames=threat.frames)
+
+
+def _nothing(
+    batch: Batch, threat: ThreatModel, own: ThreatModel, time: Mapping[str, int], length: Mapping[str, int]
+) -> Perturbation:
     """Zeros in the shape of one sample, along time as long as asked for."""
     for name, steps in length.items():
         if name not in time or steps < 1:
@@ -158,8 +176,7 @@ def _nothing(batch: Batch, threat: ThreatModel, time: Mapping[str, int], length:
             shape[time[name] - 1] = length[name]
         values[name] = batch.inputs[name].new_zeros(shape)
     for name, v in values.items():
-        radius = replace(threat.budgets[name], bounds=None).radius(v[None])
-        if not bool((radius > 0).all()):
+        if not bool((own.budgets[name].radius(v[None]) > 0).all()):
             raise ThreatError(
                 f"modality {name!r}: {threat.budgets[name]!r} depends on the sample, so it bounds no perturbation that "
                 f"is the same for all; give a budget in the modality's unit"
