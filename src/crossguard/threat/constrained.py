@@ -72,7 +72,8 @@ class ConstrainedBall(Ball):
             y = constraint.shrink(y, self.x, self.real)
         share = torch.ones_like(self.radius)
         low, high, best = torch.zeros_like(share), share, self.x
-        for _ in range(HALVINGS):
+        # Where projection and codes are exact, the whole of it is allowed; then the halvings are a net never needed.
+        for _ in range(2 if self._exact else HALVINGS):
             part = torch.where(spread(share == 1, y), y, self.x + (y - self.x) * spread(share, y))
             point = self._coded(part)
             allowed = self.contains(point, self.x, self.real)

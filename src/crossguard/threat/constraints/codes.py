@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -35,12 +36,11 @@ class Codes(Constraint):
 
     def encode(self, y: Tensor) -> Tensor:
         """The nearest codes, int64."""
-        return self._position(y).round().clamp(0, self.levels - 1).long()
+        return self._code(self._position(y).round())
 
     def decode(self, code: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The values of codes."""
-        # In float64 and rounded once, so that 8-bit pixels are what q / 255 gives in any precision.
-        return (code.double() * (self.high - self.low) / (self.levels - 1) + self.low).to(dtype)
+        return _values(self, dtype, code.device)[code]
 
     def round(self, y: Tensor, x: Tensor, share: float = 0.5) -> Tensor:
         """`y` at codes: away from `x` where at least `share` of the way to the next one is made, else towards it.
@@ -49,11 +49,10 @@ class Codes(Constraint):
         """
         # A value that rounding left a hair short of a code has reached it.
         rounding = 2 * torch.finfo(y.dtype).eps * (x.abs() + y.abs())
-        at, ahead = self._position(y), 1 - share + rounding.double() * self._scale
-        code = torch.where(y > x, (at + ahead).floor(), (at - ahead).ceil()).clamp(0, self.levels - 1)
-        value = self.decode(code.long(), y.dtype)
-        change = (value - x) * (y - x).sign()
-        return torch.where(change <= rounding, x, value)
+        away = (y - x).sign()
+        ahead = 1 - share + rounding * self._scale
+        value = self.decode(self._code(away * (away * self._position(y) + ahead).floor()), y.dtype)
+        return torch.where((value - x) * away > rounding, value, x)
 
     def contains(self, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         return ((y == x) | (y == self.decode(self.encode(y), y.dtype))).flatten(1).all(dim=1)
@@ -64,7 +63,18 @@ class Codes(Constraint):
         return (self.levels - 1) / (self.high - self.low)
 
     def _position(self, y: Tensor) -> Tensor:
-        return (y.double() - self.low) * self._scale
+        """Where between the codes; the difference to `low` in float64, which keeps small values apart."""
+        return (y.double() - self.low if self.low else y) * self._scale
+
+    def _code(self, position: Tensor) -> Tensor:
+        return position.clamp(0, self.levels - 1).nan_to_num(nan=0.0).long()
+
+
+@cache
+def _values(codes: Codes, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The values of all codes, in float64 and rounded once: 8-bit pixels are what q / 255 gives in any precision."""
+    every = torch.arange(codes.levels, dtype=torch.float64, device=device)
+    return (every * (codes.high - codes.low) / (codes.levels - 1) + codes.low).to(dtype)
 
 
 PIXELS8 = Codes(256, 0.0, 1.0)  # uint8 / 255
