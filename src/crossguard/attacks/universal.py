@@ -86,7 +86,8 @@ def universal(
     Projected steepest ascent on the mean of min(objective, `clamp`), a step a batch (Shafahi et al., AAAI 2020): no
     sample that is lost already outweighs the others. A sample is climbed from where the perturbation, projected into
     its budgets, bounds and mask, puts it. It starts at 0, and steps fall from `step_size` x budget linearly by epoch
-    (our choice). Judge it on samples that it was not fitted on: `Perturbation.attack`.
+    (our choice): together they must be able to cross the budget, so give few batches more epochs or larger steps.
+    Judge it on samples that it was not fitted on: `Perturbation.attack`.
 
     `modalities` (of the loader's data set if not given) say which axis is time, along which samples may differ in
     length; `length` is the perturbation's own in steps (that of the first batch if not given), repeated over longer
