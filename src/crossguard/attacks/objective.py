@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from crossguard.core.task import Task
@@ -41,28 +42,36 @@ def targeted_margin(logits: Tensor, goal: Goal) -> Tensor:
     """The rival's logit minus the true one (MultiTargeted, Gowal et al., 2019)."""
     if goal.rival is None:  # one output alone has no rival
         return margin(logits, goal)
-    return logits.gather(1, goal.rival[:, None]).squeeze(1) - goal.task.own(logits, goal.targets)
+    rival = goal.rival[:, None]
+    lead = logits.gather(1, rival).squeeze(1) - goal.task.own(logits, goal.targets)
+    if goal.targets.dim() == 1:
+        return lead
+    # Of several labels so many may be present that a row is left without an absent one.
+    return torch.where(goal.targets.gather(1, rival).squeeze(1) > 0, margin(logits, goal), lead)
 
 
 def dlr(logits: Tensor, goal: Goal) -> Tensor:
-    """Difference of logits ratio (Croce and Hein, ICML 2020): the margin over the spread of the top logits, so that
-    scaling or shifting logits changes nothing. The spread is that of the first and third logit, as in the paper, and
-    is held fixed with two classes, where the ratio itself would be constant."""
-    gap = margin(logits, goal)
-    if logits.shape[1] < 3:
-        return gap / logits.detach().abs().amax(dim=1).clamp_min(1e-12)
-    top = logits.topk(3, dim=1).values
-    return gap / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+    """Difference of logits ratio (Croce and Hein, ICML 2020): the margin over the spread of the first and third logit,
+    so that scaling or shifting logits changes nothing."""
+    return margin(logits, goal) / _spread(logits, goal, 3)
 
 
 def targeted_dlr(logits: Tensor, goal: Goal) -> Tensor:
     """The rival's lead over the spread of the first logit and the mean of the third and fourth (Croce and Hein, 2020,
-    eq. 7); with fewer than four classes over DLR's own spread."""
-    gap = targeted_margin(logits, goal)
-    if logits.shape[1] < 4:
-        return gap / logits.detach().abs().amax(dim=1).clamp_min(1e-12)
-    top = logits.topk(4, dim=1).values
-    return gap / (top[:, 0] - top[:, 2:].mean(dim=1)).clamp_min(1e-12)
+    eq. 7)."""
+    return targeted_margin(logits, goal) / _spread(logits, goal, 4)
+
+
+def _spread(logits: Tensor, goal: Goal, least: int) -> Tensor:
+    """The spread of the top logits down to the third or fourth. With fewer classes, or several labels, the ratio may
+    be constant; there the spread of all logits, held fixed, keeps the scale and leaves the direction (our choice)."""
+    if logits.shape[1] < 2:
+        return logits.detach().abs().squeeze(1).clamp_min(1e-12)
+    if logits.shape[1] < least or goal.targets.dim() == 2:
+        fixed = logits.detach()
+        return (fixed.amax(dim=1) - fixed.amin(dim=1)).clamp_min(1e-12)
+    top = logits.topk(least, dim=1).values
+    return (top[:, 0] - top[:, 2:].mean(dim=1)).clamp_min(1e-12)
 
 
 OBJECTIVES: dict[str, Objective] = {

@@ -77,7 +77,7 @@ def search(
             if not compiled:
                 raise
             warnings.warn(f"the compiled attack failed ({type(error).__name__}), it runs uncompiled", stacklevel=2)
-            problem = replace(problem, compiled=False)
+            problem = replace(problem, compiled=False, forwards=0, backwards=0)
             found, margin, steps, success = _run(problem, net, keys, threat, start)
     said = -margin if targeted else margin
     notes = problem.trace.done() if problem.trace else None

@@ -16,10 +16,14 @@ from crossguard.threat.budget import Budget
 
 @dataclass(frozen=True)
 class L1Ball(Ball):
-    """An L1 ball cut by a box; `low` and `high` bound the change itself, 0 where it is masked."""
+    """An L1 ball cut by a box; `low` and `high` bound its values, `below` and `above` the
+    change (0 where masked): x + (low - x) may be a rounding error below low.
+    """
 
     low: Tensor | None
     high: Tensor | None
+    below: Tensor | None
+    above: Tensor | None
 
     def project(self, y: Tensor) -> Tensor:
         # The nearest change shrinks every |d| by one lambda and stops at the box (Croce and Hein 2021, Prop. 2.1).
@@ -37,7 +41,7 @@ class L1Ball(Ball):
         shrink = (level.gather(1, piece) - radius[:, None]) / slope.gather(1, piece).clamp_min(1)
         shrink = torch.where(inside[:, None], 0.0, shrink.clamp_min(0))
         moved = torch.minimum((size - shrink).clamp_min(0), room).to(d.dtype).view_as(d) * d.sign()
-        return torch.where(moved == d, y, self.x + moved)
+        return within(torch.where(moved == d, y, self.x + moved), self.low, self.high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Fill the entries to their bounds, largest gradient first, until the radius is spent."""
@@ -56,13 +60,13 @@ class L1Ball(Ball):
         d = d if self.mask is None else d * expand_mask(self.mask, self.x).expand_as(self.x).flatten(1)
         share = uniform(combine(key, 1), 1).abs() * INSIDE * self.radius.double()[:, None]
         d = (d / d.abs().sum(dim=1, keepdim=True).clamp_min(1e-30) * share).to(self.x.dtype).view_as(self.x)
-        return self.x + within(d, self.low, self.high)
+        return within(self.x + within(d, self.below, self.above), self.low, self.high)
 
     def _room(self, d: Tensor) -> Tensor:
         """(N, K) how far each entry may go in the direction of `d`."""
-        if self.low is None or self.high is None:
+        if self.below is None or self.above is None:
             return spread(self.radius, d).expand_as(d).flatten(1)
-        free = torch.where(d < 0, -self.low, self.high).flatten(1)
+        free = torch.where(d < 0, -self.below, self.above).flatten(1)
         return torch.minimum(free, self.radius[:, None])
 
 
@@ -74,8 +78,8 @@ class L1(Budget):
 
     def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
         if low is None or high is None:
-            return L1Ball(x, mask, radius, None, None)
-        return L1Ball(x, mask, radius, low - x, high - x)
+            return L1Ball(x, mask, radius, None, None, None, None)
+        return L1Ball(x, mask, radius, low, high, low - x, high - x)
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the sum of all widths of the bounds where that is smaller."""

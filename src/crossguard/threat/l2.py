@@ -19,33 +19,37 @@ _WATER_STEPS = 8
 
 @dataclass(frozen=True)
 class L2Ball(Ball):
-    """A Euclidean ball cut by a box; `low` and `high` bound the change itself, 0 where it is masked."""
+    """A Euclidean ball cut by a box; `low` and `high` bound its values, `below` and `above` the
+    change (0 where masked): x + (low - x) may be a rounding error below low.
+    """
 
     low: Tensor | None
     high: Tensor | None
+    below: Tensor | None
+    above: Tensor | None
 
     def project(self, y: Tensor) -> Tensor:
         d = y - self.x
         radius = self.radius.clamp_min(0)
-        if self.low is None or self.high is None:
+        if self.below is None or self.above is None:
             norm = flat_norm(d)
             shrink = torch.where(norm > radius, radius * INSIDE / norm, 1.0)
             return torch.where(spread(norm <= radius, d), y, self.x + d * spread(shrink, d))
         # Nearest point of ball and box: x + clip(s d), the largest s <= 1 that stays in the ball (KKT). The free
         # entries' share grows s from below, so every iterate is allowed and the last few steps are exact.
-        clipped = torch.clamp(d, self.low, self.high)
+        clipped = torch.clamp(d, self.below, self.above)
         inside = flat_norm(clipped) <= radius
         s = (radius * INSIDE / flat_norm(d).clamp_min(torch.finfo(d.dtype).tiny)).clamp_max(1.0)
         for _ in range(_WATER_STEPS):
             scaled = d * spread(s, d)
-            moved = torch.clamp(scaled, self.low, self.high)
+            moved = torch.clamp(scaled, self.below, self.above)
             free = moved == scaled
             fixed = (moved * ~free).flatten(1).square().sum(dim=1)
             spare = (d * free).flatten(1).square().sum(dim=1)
             grown = ((radius * INSIDE).square() - fixed).clamp_min(0).div(spare.clamp_min(1e-30)).sqrt()
             s = torch.where(spare > 0, torch.maximum(s, grown.clamp_max(1.0)), s)
-        moved = torch.where(spread(inside, d), clipped, torch.clamp(d * spread(s, d), self.low, self.high))
-        return torch.where(moved == d, y, self.x + moved)
+        moved = torch.where(spread(inside, d), clipped, torch.clamp(d * spread(s, d), self.below, self.above))
+        return within(torch.where(moved == d, y, self.x + moved), self.low, self.high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         g = torch.nan_to_num(gradient, nan=0.0)
@@ -60,7 +64,11 @@ class L2Ball(Ball):
         share = (uniform(combine(key, 1), 1).squeeze(1).abs()).sqrt() * INSIDE
         d = shaped_direction(key, self.x) * spread(share * self.radius.double(), self.x)
         y = self.x + d.to(self.x.dtype)
-        return y if self.low is None else self.x + within(y - self.x, self.low, self.high)
+        return (
+            y
+            if self.below is None
+            else within(self.x + within(y - self.x, self.below, self.above), self.low, self.high)
+        )
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,8 @@ class L2(Budget):
 
     def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
         if low is None or high is None:
-            return L2Ball(x, mask, radius, None, None)
-        return L2Ball(x, mask, radius, low - x, high - x)
+            return L2Ball(x, mask, radius, None, None, None, None)
+        return L2Ball(x, mask, radius, low, high, low - x, high - x)
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the diagonal of the bounds where that is smaller."""
