@@ -88,6 +88,6 @@ def largest(score: Tensor, count: Tensor) -> Tensor:
     return torch.zeros_like(order).scatter(1, order, rank) < count[:, None]
 
 
-def within(d: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
-    """`d` clipped to a box that may be absent."""
-    return d if low is None or high is None else torch.clamp(d, low, high)
+def within(y: Tensor, low: Tensor | None, high: Tensor | None) -> Tensor:
+    """`y` clipped to a box that may be absent."""
+    return y if low is None or high is None else torch.clamp(y, low, high)

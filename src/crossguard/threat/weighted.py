@@ -26,7 +26,7 @@ class WeightedBall(Ball):
     def project(self, y: Tensor) -> Tensor:
         change = (y - self.x) / self.weight
         nearest = self.plain.project(change)
-        return torch.where(nearest == change, y, self._point(nearest))
+        return within(torch.where(nearest == change, y, self._point(nearest)), self.low, self.high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         return self.plain.steepest(gradient * self.weight) * self.weight
