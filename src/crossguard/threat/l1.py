@@ -26,7 +26,7 @@ class L1Ball(Ball):
     above: Tensor | None
 
     def project(self, y: Tensor) -> Tensor:
-        # The nearest change shrinks every |d| by one lambda and stops at the box (Croce and Hein 2021, Prop. 2.1).
+        # The nearest change shrinks every |d| by one lambda and stops at the box (Croce and Hein, ICML 2021).
         d = y - self.x
         size, room = d.flatten(1).abs().double(), self._room(d).double()
         inside = torch.minimum(size, room).sum(dim=1) <= self.radius
@@ -45,8 +45,8 @@ class L1Ball(Ball):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """Fill the entries to their bounds, largest gradient first, until the radius is spent."""
-        # The exact optimum inside ball and box (Croce and Hein 2021, section 2.2); without a box, a single entry. Their
-        # sparse steps of one size (after Tramer and Boneh 2019) need a sparsity, and found less at any that we tried.
+        # The exact optimum inside ball and box, as Croce and Hein (ICML 2021) derive it; without a box, a single entry.
+        # Steps of one size on a fixed share of the entries (Tramer and Boneh 2019) found less in our trials.
         g = torch.nan_to_num(gradient, nan=0.0)
         size, order = g.flatten(1).abs().sort(dim=1, descending=True, stable=True)
         room = torch.where(size > 0, self._room(g).gather(1, order), 0.0).double()
