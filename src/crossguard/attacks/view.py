@@ -49,9 +49,7 @@ class View:
         return self.branched.fuse({**self.features, **attacked}).logits
 
 
-def view(
-    model: nn.Module, inputs: Inputs, mask: Mapping[str, Tensor], attacked: tuple[str, ...], check: bool
-) -> View:
+def view(model: nn.Module, inputs: Inputs, mask: Mapping[str, Tensor], attacked: tuple[str, ...], check: bool) -> View:
     """A View of `model` at `inputs`; encodes the branches of un-attacked modalities, without gradients.
 
     With `check` branches are run apart only where that gives what the model itself says of the first sample: a split
