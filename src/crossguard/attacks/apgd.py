@@ -94,7 +94,7 @@ class AutoStep:
         moved: Inputs = {}
         for n, x in point.items():
             ball = balls[n]
-            ahead = ball.project(x + spread(memory.step, x).to(x.dtype) * ball.steepest(gradient[n]))
+            ahead = ball.ascend(x, gradient[n], memory.step)
             moved[n] = ball.project(x + inertia * (ahead - x) + (1 - inertia) * (x - memory.previous[n]))
         return moved, replace(memory, previous=point)
 

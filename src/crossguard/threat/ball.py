@@ -38,9 +38,9 @@ class Ball(ABC):
     def steepest(self, gradient: Tensor) -> Tensor:
         """The move of length `radius` in the budget's norm that gains most along `gradient`; NaN counts as 0."""
 
-    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """Move `y` by `step_size` x the steepest move and project."""
-        return self.project(torch.add(y, self.steepest(gradient), alpha=step_size))
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """Move `y` by `step_size` (one number, or (N,) of them) x the steepest move and project."""
+        return self.project(ahead(y, self.steepest(gradient), step_size))
 
     @abstractmethod
     def uniform(self, key: Tensor) -> Tensor:
@@ -63,6 +63,13 @@ def flat_norm(d: Tensor) -> Tensor:
 def spread(v: Tensor, x: Tensor) -> Tensor:
     """(N,) values made broadcastable to `x`."""
     return v.view(-1, *(1,) * (x.dim() - 1))
+
+
+def ahead(y: Tensor, move: Tensor, step_size: float | Tensor) -> Tensor:
+    """`y` + `step_size` x `move`, for one step size or (N,) of them."""
+    if isinstance(step_size, Tensor):
+        return torch.addcmul(y, move, spread(step_size, y).to(y.dtype))
+    return torch.add(y, move, alpha=step_size)
 
 
 def blend(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from crossguard.threat.ball import Ball, spread
+from crossguard.threat.ball import Ball, ahead, spread
 from crossguard.threat.constraints import Codes, Constraint
 from crossguard.threat.constraints.constraint import HALVINGS
 
@@ -48,11 +48,11 @@ class ConstrainedBall(Ball):
         kept = self._choose(g, torch.zeros_like(g), self.ball.steepest(g) * g)
         return self.ball.steepest(kept)
 
-    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         """Move all and project; frames are kept by what the gradient would lose without them, to first order (our
         choice: kept by their change, the frames of a random start would never leave)."""
         g = torch.nan_to_num(gradient, nan=0.0)
-        moved = torch.add(y, self.ball.steepest(g), alpha=step_size)
+        moved = ahead(y, self.ball.steepest(g), step_size)
         return self.project(self._choose(moved, self.x, (moved - self.x) * g))
 
     def uniform(self, key: Tensor) -> Tensor:

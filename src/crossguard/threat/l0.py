@@ -12,7 +12,7 @@ from torch import Tensor
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ThreatError
 from crossguard.core.random import bits, combine, uniform
-from crossguard.threat.ball import Ball, largest
+from crossguard.threat.ball import Ball, ahead, largest
 from crossguard.threat.budget import Budget
 from crossguard.threat.constraints import JointWeights
 
@@ -35,12 +35,17 @@ class L0Ball(Ball):
         edge = torch.where(g == 0, self.x, torch.where(g > 0, self.high, self.low))
         return self._keep(edge, (edge - self.x) * g) - self.x
 
-    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """Move every entry by `step_size` x its range, and keep those that the gradient would miss most (our choice:
-        kept by size, the entries of a random start would never leave)."""
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """Move the entries that already changed by `step_size` x their range, send the others to the end of theirs, and
+        keep those that the gradient would miss most.
+
+        Our choice: in small steps a new entry never outweighs one that is there (PGD-40 on a digits CNN left twice as
+        many samples right), and kept by size, the entries of a random start would never leave.
+        """
         g = torch.nan_to_num(gradient, nan=0.0)
-        moved = torch.clamp(y + step_size * (self.high - self.low) * g.sign(), self.low, self.high)
-        return self._keep(moved, (moved - self.x) * g)
+        moved = torch.clamp(ahead(y, (self.high - self.low) * g.sign(), step_size), self.low, self.high)
+        point = torch.where(y == self.x, torch.where(g > 0, self.high, self.low), moved)
+        return self._keep(point, (point - self.x) * g)
 
     def uniform(self, key: Tensor) -> Tensor:
         count = self.x[0].numel()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.random import combine, uniform
-from crossguard.threat.ball import INSIDE, Ball, spread, within
+from crossguard.threat.ball import INSIDE, Ball, ahead, blend, spread, within
 from crossguard.threat.budget import Budget
 
 
@@ -53,6 +53,19 @@ class L1Ball(Ball):
         spent = room.cumsum(dim=1)
         move = torch.minimum(room, (self.radius[:, None] - spent + room).clamp_min(0))
         return torch.zeros_like(move).scatter(1, order, move).to(g.dtype).view_as(g) * g.sign()
+
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        """The better of the projected step and the step towards the end of the steepest move, to first order.
+
+        Our choice: the first alone is not at rest at the worst case of a linear model in a box (up to 7 % short), the
+        second (Frank and Wolfe, 1956) alone finds less on networks.
+        """
+        g = torch.nan_to_num(gradient, nan=0.0)
+        move = self.steepest(g)
+        projected = self.project(ahead(y, move, step_size))
+        share = step_size.clamp(max=1.0) if isinstance(step_size, Tensor) else min(step_size, 1.0)
+        between = self.project(ahead(y, self.x + move - y, share))
+        return blend(((between - projected) * g).flatten(1).sum(dim=1) > 0, between, projected)
 
     def uniform(self, key: Tensor) -> Tensor:
         # Multiples of 2^-23 sum exactly in any order, so that batches and devices agree to the bit.

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crossguard.threat.ball import Ball, shaped_uniform
+from crossguard.threat.ball import Ball, ahead, shaped_uniform
 from crossguard.threat.budget import SLACK, Budget
 
 
@@ -30,8 +30,8 @@ class LinfBall(Ball):
     def steepest(self, gradient: Tensor) -> Tensor:
         return gradient.sign().mul_(self.eps)
 
-    def ascend(self, y: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        return torch.clamp(torch.add(y, gradient.sign(), alpha=step_size * self.eps), self.low, self.high)
+    def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
+        return torch.clamp(ahead(y, gradient.sign(), step_size * self.eps), self.low, self.high)
 
     def uniform(self, key: Tensor) -> Tensor:
         return self.project(torch.add(self.x, shaped_uniform(key, self.x), alpha=self.eps))
