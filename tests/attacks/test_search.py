@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -110,6 +112,38 @@ def test_the_models_own_error_is_not_taken_for_the_compilers() -> None:
 
     with pytest.warns(UserWarning, match="uncompiled"), pytest.raises(ZeroDivisionError):
         pgd(Broken(), _inputs(), torch.zeros(24).long(), cg.ThreatModel(a=cg.Linf(0.3)), compiled=True)
+
+
+STARTS = """
+import hashlib, torch, crossguard as cg
+from tests.models_for_tests import Linear
+
+def starts(rows):
+    generator = torch.Generator().manual_seed(0)
+    x = {"a": torch.randn(64, 7, 3, generator=generator)[rows], "b": torch.rand(64, 5, generator=generator)[rows]}
+    box = {"bounds": (-9, 9)}
+    found = b""
+    for make in (cg.Linf, cg.L2, cg.L1, cg.L0, cg.SNR):
+        threat = cg.ThreatModel(a=make(2.0, **box), b=make(3.0, **box))
+        model = Linear({"a": (7, 3), "b": (5,)})
+        result = cg.attacks.pgd(model, x, torch.zeros(len(rows)).long(), threat, steps=0, stop="never", select="last",
+                                ids=[f"clip {i}" for i in rows], restarts=2, seed=3)
+        found += b"".join(result.inputs[n][i].numpy().tobytes() for i in torch.tensor(rows).argsort() for n in x)
+    return hashlib.sha256(found).hexdigest()
+"""
+
+
+def test_starts_are_the_same_in_any_order_batch_and_process() -> None:
+    scope: dict[str, Any] = {}
+    exec(STARTS, scope)
+    starts = scope["starts"]
+    assert starts(list(range(64))) == starts(list(range(63, -1, -1)))
+    for rows in ([5], list(range(16)), [*range(40, 64), *range(8)]):
+        other = subprocess.run(
+            [sys.executable, "-c", f"{STARTS}\nprint(starts({rows}))"], capture_output=True, text=True, check=True
+        )
+        assert starts(rows) == other.stdout.strip()
+    assert starts([5]) != starts([6])
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def budgets() -> st.SearchStrategy[Budget]:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), budgets(), st.booleans(), st.floats(0.05, 1.0))
 def test_what_is_repaired_is_allowed(seed: int, budget: Budget, masked: bool, size: float) -> None:
     x = skeletons(seed)
