@@ -3,6 +3,7 @@
 #   make test      lint, types and the quick tests
 #   make test-all  the same, then the slow tests: browser, wheel, real data where it is there
 #   make bench     speed against a bare loop, ratios in one run
+#   make peers     beside torchattacks, foolbox, ART and AutoAttack, in an environment of their own (many minutes)
 #   make test-oldest   the quick tests with the oldest torch that is claimed
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 OLDEST := 2.11.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: demo test test-all test-slow test-oldest lint types unit bench clean
+.PHONY: demo test test-all test-slow test-oldest lint types unit bench peers clean
 
 # --no-compile: bytecode is written as modules are first imported, not for all of torch.
 INSTALL := -m pip install -qq --no-compile --disable-pip-version-check
@@ -46,6 +47,18 @@ test-slow: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
+peers: $(VENV)-peers/.ready
+	@for what in pgd worst_case; do $(VENV)-peers/bin/python benchmarks/peers $$what; done
+
+# visdom, which adv-lib wants, is built with what setuptools 81 dropped; how pip is told so changed with pip 25.3.
+$(VENV)-peers/.ready: constraints.txt pyproject.toml benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	echo 'setuptools<81' > $(VENV)-peers/build.txt
+	$(VENV)-peers/bin/python $(INSTALL) -c constraints.txt $(TORCH_INDEX) torch
+	PIP_CONSTRAINT=$(VENV)-peers/build.txt PIP_BUILD_CONSTRAINT=$(VENV)-peers/build.txt \
+		$(VENV)-peers/bin/python $(INSTALL) -c constraints.txt -e . -r benchmarks/requirements-peers.txt
+	@touch $@
+
 # torch must come first and from the constraint: any other order may pull the newest CUDA build.
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -76,5 +89,5 @@ test-oldest:
 	$(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m "not slow"
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest build dist .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-peers build dist .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
