@@ -7,6 +7,7 @@ from crossguard.attacks.bpda import BPDA, Preprocessed
 from crossguard.attacks.cw import cw
 from crossguard.attacks.expectation import Expectation
 from crossguard.attacks.fgsm import fgsm
+from crossguard.attacks.fmn import fmn
 from crossguard.attacks.judge import judge
 from crossguard.attacks.mi_fgsm import mi_fgsm
 from crossguard.attacks.noise import noise
@@ -43,6 +44,7 @@ __all__ = [
     "apgd_t",
     "cw",
     "fgsm",
+    "fmn",
     "judge",
     "mi_fgsm",
     "noise",

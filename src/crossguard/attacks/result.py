@@ -46,9 +46,11 @@ class AttackResult:
 
     @cached_property
     def size(self) -> Tensor:
-        """(N,) the largest distance in shares of its budget: how much of the threat model was needed."""
+        """(N,) the largest distance in shares of its budget: how much of the threat model was needed; inf where what
+        was found does not fool."""
         shares = [
             self.distance[name] / budget.radius(self.clean[name], self.mask.get(name))
             for name, budget in self.threat.budgets.items()
         ]
-        return torch.stack(shares).amax(dim=0) if shares else torch.zeros_like(self.margin)
+        size = torch.stack(shares).amax(dim=0) if shares else torch.zeros_like(self.margin)
+        return torch.where(self.success | self.margin.isnan(), size, torch.inf)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class Ball(ABC):
     @abstractmethod
     def uniform(self, key: Tensor) -> Tensor:
         """A random allowed input, a function of the (N,) int64 keys alone."""
+
+    def resized(self, radius: Tensor) -> Self:
+        """The same ball with another (N,) radius, at most its own; constraints stay as they are."""
+        return replace(self, radius=radius)
 
     def shown(self, y: Tensor) -> Tensor:
         """The input that stands for `y` before the model: the representable and allowed one."""

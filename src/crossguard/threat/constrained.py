@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -57,6 +58,9 @@ class ConstrainedBall(Ball):
 
     def uniform(self, key: Tensor) -> Tensor:
         return self.project(self.ball.uniform(key))
+
+    def resized(self, radius: Tensor) -> Self:
+        return replace(self, radius=radius, ball=self.ball.resized(radius))
 
     def shown(self, y: Tensor) -> Tensor:
         return self._coded(y) if self._exact else self.repair(y)

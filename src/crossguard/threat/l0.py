@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class L0Ball(Ball):
             free = expand_mask(self.mask, self.x).expand_as(self.x).flatten(1)
             score = torch.where(free, score, torch.iinfo(score.dtype).min)
         return torch.where(largest(score, self.radius).view_as(point), point, self.x)
+
+    def resized(self, radius: Tensor) -> Self:
+        # A hair more, so that what rounding left of a whole number stays that number.
+        return replace(self, radius=(radius + 1e-3).floor())
 
     def _keep(self, point: Tensor, score: Tensor) -> Tensor:
         """`point` at the entries of largest score, `x` elsewhere."""

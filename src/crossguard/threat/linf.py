@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from crossguard.threat.ball import Ball, ahead, shaped_uniform
+from crossguard.threat.ball import Ball, ahead, shaped_uniform, spread
 from crossguard.threat.budget import SLACK, Budget
 
 
@@ -18,7 +18,7 @@ class LinfBall(Ball):
 
     low: Tensor
     high: Tensor
-    eps: float
+    eps: float | Tensor
 
     @property
     def entrywise(self) -> bool:
@@ -28,13 +28,18 @@ class LinfBall(Ball):
         return torch.clamp(y, self.low, self.high)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        return gradient.sign().mul_(self.eps)
+        return gradient.sign().mul_(spread(self.eps, gradient) if isinstance(self.eps, Tensor) else self.eps)
 
     def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
         return torch.clamp(ahead(y, gradient.sign(), step_size * self.eps), self.low, self.high)
 
     def uniform(self, key: Tensor) -> Tensor:
-        return self.project(torch.add(self.x, shaped_uniform(key, self.x), alpha=self.eps))
+        return self.project(ahead(self.x, shaped_uniform(key, self.x), self.eps))
+
+    def resized(self, radius: Tensor) -> Self:
+        eps = spread(radius, self.x)
+        low, high = torch.maximum(self.low, self.x - eps), torch.minimum(self.high, self.x + eps)
+        return replace(self, radius=radius, low=low, high=high, eps=radius)
 
 
 @dataclass(frozen=True)

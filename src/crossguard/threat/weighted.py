@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,9 @@ class WeightedBall(Ball):
 
     def uniform(self, key: Tensor) -> Tensor:
         return self._point(self.plain.uniform(key))
+
+    def resized(self, radius: Tensor) -> Self:
+        return replace(self, radius=radius, plain=self.plain.resized(radius))
 
     def _point(self, change: Tensor) -> Tensor:
         return within(self.x + self.weight * change, self.low, self.high)
