@@ -74,7 +74,7 @@ def pgd(name: str, samples: int, rounds: int) -> None:
             print(f"{row} | {found:5.2f} ({spread:.2f}) {robust(runs['never']):5.1f}", flush=True)
 
 
-def worst_case(name: str, samples: int, rounds: int) -> dict[str, tuple[float, float]]:
+def worst_case(name: str, samples: int, rounds: int, options: dict[str, str]) -> dict[str, tuple[float, float]]:
     """Whole evaluations of one model, a row for each peer; by peer the time ratio and how many points we are above."""
     subject = ZOO[name]()
     x, y = attacked(samples)
@@ -82,7 +82,11 @@ def worst_case(name: str, samples: int, rounds: int) -> dict[str, tuple[float, f
     if subject.shape != x.shape[1:]:
         x = x.view(-1, *subject.shape)
         attacks = {peer: with_channel(attack) for peer, attack in attacks.items()}
-    attacks = {"pyautoattack": attacks.pop("pyautoattack"), "ours": our_worst_case(subject.net, subject.eps), **attacks}
+    attacks = {
+        "pyautoattack": attacks.pop("pyautoattack"),
+        "ours": our_worst_case(subject.net, subject.eps, **options),
+        **attacks,
+    }
     runs = race(attacks, subject.net, x, y, subject.eps, rounds, warm_up=False)
     ours = runs.pop("ours")
     if ours.failed:
@@ -126,6 +130,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--samples", type=int, help="at most 600")
+    parser.add_argument("--effort", help="of worst_case; by default its own")
     parser.add_argument("--models", nargs="+", choices=ZOO, metavar="NAME", help=f"of {list(ZOO)}")
     arguments = parser.parse_args()
     kept = keep_freed_memory()
@@ -143,9 +148,10 @@ def main() -> None:
             pgd(name, samples, rounds)
         return
     samples, rounds = arguments.samples or 500, arguments.rounds or 1
+    options = {"effort": arguments.effort} if arguments.effort else {}
     print(f"worst_case, {samples} samples, {rounds} rounds: median times, mean robust accuracies")
     print(f"{'model':26} {'eps':4} {'peer':12} {'s':>7} {'%':>5} |  ours s     % | ours/peer, points above")
-    tables = [worst_case(name, samples, rounds) for name in arguments.models or ZOO]
+    tables = [worst_case(name, samples, rounds, options) for name in arguments.models or ZOO]
     for peer in AUTOATTACKS:
         found = [table[peer] for table in tables if peer in table]
         if found:

@@ -83,13 +83,12 @@ def art_pgd_pytorch(net: nn.Module, eps: float, share: float, steps: int) -> Att
     return lambda x, y: torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
 
-def our_worst_case(net: nn.Module, eps: float) -> Attack:
-    """`worst_case` with the effort that it makes by default."""
+def our_worst_case(net: nn.Module, eps: float, **options: Any) -> Attack:
     model = cg.adapt(net, inputs=("x",))
 
     def attack(x: Tensor, y: Tensor) -> Tensor:
         found = cg.attacks.worst_case(
-            model, {"x": x}, y, threat(eps), task=cg.SingleLabel(10), seed=torch.initial_seed()
+            model, {"x": x}, y, threat(eps), task=cg.SingleLabel(10), seed=torch.initial_seed(), **options
         )
         return found.inputs["x"]
 
@@ -105,6 +104,8 @@ def autoattack_standard(net: nn.Module, eps: float) -> Attack:
 
 
 def torchattacks_autoattack(net: nn.Module, eps: float) -> Attack:
+    """As it comes: its "standard" makes 10 steps of APGD, APGD-T and FAB, where AutoAttack's own makes 100."""
+
     def attack(x: Tensor, y: Tensor) -> Tensor:
         return torchattacks.AutoAttack(net, eps=eps, n_classes=10, seed=torch.initial_seed())(x, y)
 
