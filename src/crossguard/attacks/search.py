@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -153,7 +154,7 @@ def _climb(
     for step in range(plan.steps):
         shown = rows.shown()
         leaves = {n: x.detach().requires_grad_(follows) for n, x in shown.items()}
-        with torch.set_grad_enabled(follows):
+        with nullcontext() if follows else torch.no_grad():
             logits = rows.view.logits(leaves)
         problem.forwards += rows.index.numel()
         if step == 0:
@@ -163,8 +164,9 @@ def _climb(
         stay: Tensor | None = None
         if problem.stop:
             fooled = rows.fooled(width, alive.numel())
-            stay, left = _where(~fooled), _where(fooled)
+            left = _where(fooled)
             if left.numel():
+                stay = _where(~fooled)
                 out = rows.index.index_select(0, left)
                 best = {n: b.index_copy(0, out, rows.best[n].index_select(0, left)) for n, b in best.items()}
                 score = score.index_copy(0, out, rows.score.index_select(0, left))
@@ -172,8 +174,6 @@ def _climb(
                 taken = taken.index_fill(0, out, step)
                 if not stay.numel():
                     break
-            else:
-                stay = None
         assert problem.task is not None
         loss = climbed(logits, Goal(rows.targets, problem.task, problem.targeted, rows.rival))
         gradient = _gradient(loss, leaves, check=step == 0) if follows else {}

@@ -59,7 +59,7 @@ def view(model: nn.Module, inputs: Inputs, mask: Mapping[str, Tensor], attacked:
     plain = View(caller(model), None, fixed, {}, dict(mask))
     branches: tuple[str, ...] = getattr(model, "modalities", ())
     rest = [n for n in fixed if n in branches]
-    if not isinstance(model, Branched) or not attacked or not rest or not set(attacked) <= set(branches):
+    if not attacked or not rest or not set(attacked) <= set(branches) or not isinstance(model, Branched):
         return plain
     with torch.no_grad():
         features = {n: model.encode(n, fixed[n], mask.get(n)) for n in rest}

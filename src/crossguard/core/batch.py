@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -126,13 +126,16 @@ class Feature:
 
 
 def take(tree: Any, rows: Tensor) -> Any:
-    """Index every tensor of a nest of dicts, tuples, lists and dataclasses along its first axis."""
+    """Index every tensor of a nest of dicts, tuples, lists and dataclasses (without slots) along its first axis."""
     if isinstance(tree, Tensor):
         return tree.index_select(0, rows)
     if isinstance(tree, dict):
         return {k: take(v, rows) for k, v in tree.items()}
     if isinstance(tree, tuple | list):
         return type(tree)(take(v, rows) for v in tree)
-    if hasattr(tree, "__dataclass_fields__"):
-        return replace(tree, **{f.name: take(getattr(tree, f.name), rows) for f in fields(tree)})
+    if hasattr(tree, "__dataclass_fields__") and hasattr(tree, "__dict__"):
+        # Not through its constructor, which for a frozen class costs more than the indexing of small tensors.
+        taken = object.__new__(type(tree))
+        vars(taken).update({name: take(value, rows) for name, value in vars(tree).items()})
+        return taken
     return tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -35,13 +36,18 @@ def bare(model: nn.Module) -> nn.Module:
 def _keywords(model: nn.Module) -> set[str]:
     # torch.compile hides the signature behind (*args, **kwargs).
     inner: nn.Module = getattr(model, "_orig_mod", model)
-    parameters = inspect.signature(inner.forward).parameters.values()
-    named = {"mask", "need"}
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        named &= {p.name for p in parameters}
+    named = _named(getattr(inner.forward, "__func__", inner.forward))
     # A view of another model can only pass on what that model takes.
     viewed = getattr(inner, "viewed", None)
     return named & _keywords(viewed) if isinstance(viewed, nn.Module) else named
+
+
+@lru_cache(maxsize=256)
+def _named(function: Callable[..., Any]) -> set[str]:
+    """Which of the keywords that we know a forward takes; looking costs as much as a small model's pass."""
+    parameters = inspect.signature(function).parameters.values()
+    known = {"mask", "need"}
+    return known if any(p.kind is p.VAR_KEYWORD for p in parameters) else known & {p.name for p in parameters}
 
 
 def takes_mask(model: nn.Module) -> bool:
@@ -87,18 +93,21 @@ def forward(
 @contextmanager
 def borrowed(model: nn.Module, seed: int = 0, device: torch.device | None = None) -> Generator[nn.Module]:
     """Lend a model in eval mode with gradients on and a seeded generator; give back every flag and all RNG state."""
-    flags = [(m, m.training) for m in model.modules()]
+    # Only what trains is switched: for a small model that is in eval mode already, this costs more than its pass.
+    training = [m for m in model.modules() if m.training]
     used = {p.device for p in model.parameters()} | ({device} if device is not None else set[torch.device]())
-    cuda = {torch.cuda.current_device() if str(d) == "cuda" else d.index for d in used if d.type == "cuda"}
-    with torch.random.fork_rng(cuda):
-        # torch.manual_seed would seed every device, also those whose state is not given back.
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        try:
+    cuda = [torch.cuda.current_device() if d.index is None else d.index for d in used if d.type == "cuda"]
+    generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in sorted(set(cuda)))]
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        if training:
             model.eval()
-            with torch.inference_mode(False), torch.enable_grad():
-                yield bare(model)
-        finally:
-            for module, training in flags:
-                module.training = training
+        with torch.inference_mode(False), torch.enable_grad():
+            yield bare(model)
+    finally:
+        for module in training:
+            module.training = True
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -52,9 +52,10 @@ def sample_keys(ids: Sequence[str | int] | Tensor | None, inputs: Inputs) -> Ten
         return torch.tensor([text_key(str(i)) for i in ids], dtype=torch.int64, device=device)
     key = torch.zeros(next(iter(inputs.values())).shape[0], dtype=torch.int64, device=device)
     for name in sorted(inputs):
-        bits = inputs[name].detach().to(torch.float32).flatten(1).contiguous().view(torch.int32).to(torch.int64)
-        place = mix(torch.arange(bits.shape[1], device=device, dtype=torch.int64) + text_key(name))
-        key = combine(key, mix(bits + place).sum(dim=1))
+        words = inputs[name].detach().to(torch.float32).flatten(1).contiguous().view(torch.int32).to(torch.int64)
+        # Multilinear hashing: a sum of words, each times a random odd number of its place.
+        place = mix(torch.arange(words.shape[1], device=device, dtype=torch.int64) + text_key(name)) | 1
+        key = combine(key, words.mul_(place).sum(dim=1))
     return key
 
 
