@@ -68,10 +68,11 @@ def begin(
     balls = threat.balls({n: rowed(inputs[n]) for n in threat.names}, {n: rowed(m) for n, m in mask.items()})
     point: Inputs = {}
     for name, ball in balls.items():
-        point[name] = plan.start(ball, combine(key, text_key(name)))
+        if start is None or width > aims:
+            point[name] = plan.start(ball, combine(key, text_key(name)))
         if start is not None:
             first = ball.project(rowed(start[name].detach()))
-            point[name] = torch.where(spread(turn < aims, first), first, point[name])
+            point[name] = torch.where(spread(turn < aims, first), first, point[name]) if width > aims else first
     point = threat.couple(point, balls)
     rival = None if problem.rivals is None else problem.rivals[origin, turn % aims]
     worst = torch.full((origin.numel(),), torch.inf, device=origin.device, dtype=problem.dtype)
