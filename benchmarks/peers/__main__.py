@@ -155,7 +155,7 @@ def main() -> None:
         samples, rounds = arguments.samples or 64, arguments.rounds or 9
         print(f"PGD, {STEPS} steps of eps/8, {samples} samples, {rounds} rounds: median times, mean robust accuracies")
         print(
-            "model, eps, peer: its ms, % | ours whole / peer (IQR), % | stop=never | ours to equal | bar | peer to equal"
+            "model, eps, peer: its ms, % | ours whole / peer (IQR), % | stop=never | ours to equal, bar | peer to equal"
         )
         for name in arguments.models or ("MLP", "CNN"):
             pgd(name, samples, rounds)
