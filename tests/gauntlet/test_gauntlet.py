@@ -111,10 +111,11 @@ def best_of_three(name: str, kind: str, batch: cg.Batch) -> dict[str, Tensor]:
     args, options = (batch.inputs, batch.targets, THREAT), {"task": TASK, "ids": batch.ids}
     random = name in RANDOM
     asked = expected(model, 4) if random else model
+    still = {**options, "stop": "never" if random else "success"}  # or one lucky draw ends the search
     climb = {**options, "stop": "never", "objective": "margin"}
     found = {
         "transfer": transfer(model, *args, surrogate=plain, attack=apgd, steps=100, objective="margin", **options),
-        "square": square(asked, *args, queries=5_000 if random else 20_000, **options),
+        "square": square(asked, *args, queries=5_000 if random else 20_000, **still),
     }
     with suppress(cg.ModelError):  # where there is no gradient at all
         found["eot"] = apgd(expected(model, 100 if random else 1), *args, steps=50, **climb)
@@ -146,8 +147,7 @@ def test_no_other_attack_is_better(name: str, capsys: pytest.CaptureFixture[str]
     with capsys.disabled():
         print(f"\n{name}: undefended {int((~plain.success).sum())}, clean {int(clean)}, no remedy {without}, ", end="")
         print(f"with {int(ours.sum())}, {others}, of {len(batch)}")
-    # One sample of the others' luck: each is a random search of its own.
-    assert int(ours.sum()) <= min(others.values()) + 1
+    assert int(ours.sum()) <= min(others.values())
 
 
 def test_the_planted_defences_are_what_they_say() -> None:

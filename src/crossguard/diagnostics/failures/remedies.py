@@ -20,7 +20,7 @@ from crossguard.threat import ThreatModel
 # Draws of a randomised model that are climbed, and that judge what was found.
 DRAWS, JUDGES = 16, 64
 # How much longer "more_steps" is, and how many queries random search has for each step of the others.
-LONGER, QUERIES = 4, 50
+LONGER, QUERIES = 4, 100
 
 
 class Logarithm(nn.Module):
@@ -58,8 +58,8 @@ def logarithm(model: nn.Module, inputs: Inputs, targets: Tensor, threat: ThreatM
 def straight_through(
     model: nn.Module, inputs: Inputs, targets: Tensor, threat: ThreatModel, **options: Any
 ) -> AttackResult:
-    """APGD with gradients through what blocks them."""
-    return margin(StraightThrough(model), inputs, targets, threat, **options)
+    """APGD with gradients through what blocks them, from two starts: what was blocked is often a staircase."""
+    return margin(StraightThrough(model), inputs, targets, threat, **{"restarts": 2, **options})
 
 
 def smoothed(model: nn.Module, inputs: Inputs, targets: Tensor, threat: ThreatModel, **options: Any) -> AttackResult:
