@@ -1,6 +1,7 @@
 """Makes multimodal models robust to adversarial inputs, and measures how robust they really are."""
 
 from crossguard import attacks, data, defences, diagnostics, models
+from crossguard.attacks import worst_case
 from crossguard.core import (
     Batch,
     CrossguardError,
@@ -94,4 +95,5 @@ __all__ = [
     "models",
     "report",
     "train",
+    "worst_case",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import crossguard as cg
+from crossguard.attacks.stages import EFFORTS
 from crossguard.core.files import read_json
 from crossguard.evaluation import Protocol, Record, evaluate
 from tests.evaluation.models import Linear, Loader, Masked, linear, margins, samples
@@ -70,6 +72,61 @@ def test_broken_at_is_the_first_scale_of_the_grid_that_suffices() -> None:
         assert sure.sum() > 55
         assert np.array_equal(record.broken_at(condition)[sure], expected[sure].astype(np.float32))
         assert np.array_equal(record.right(condition), record.broken_at(condition) > 1)
+
+
+def test_each_sample_says_who_broke_it_how_and_at_what_cost() -> None:
+    model = linear(6, 4)
+    batch = samples(model, 60)
+    record = evaluate(model, Loader(batch, 16), threat_for(model), protocol=QUICK)
+    found, stages = record.samples, [s["name"] for s in record.meta["stages"]]
+    for condition in ("only:a", "only:b", "any_one", "joint"):
+        by, broken = found[f"broken_by/{condition}"], record.broken_at(condition)
+        assert np.array_equal(by == "", broken > 1)
+        assert np.array_equal(by == "clean", broken == 0)
+        assert set(by) <= {"", "clean", "noise", "singles together", *stages}
+        assert sum(record.broken_by(condition).values()) == (broken <= 1).sum()
+        assert list(record.broken_by(condition).values()) == sorted(record.broken_by(condition).values(), reverse=True)
+    assert set(found["broken_with/only:a"]) == {"", "a"}
+    assert set(found["broken_with/any_one"]) - {""} <= {"a", "b"}
+    assert "a+b" in set(found["broken_with/joint"]), "some need both"
+    attacked = record.broken_at("only:a") > 0
+    assert (found["forwards/only:a"][~attacked] == 0).all()
+    assert (found["backwards/only:a"][attacked] > 0).all()
+    survived = record.broken_at("only:a") > 1
+    # Once at half the budget, and once by each stage: a look before, one at each point, and one after.
+    assert (found["forwards/only:a"][survived] == (4 + 3) + 2 * (5 + 3)).all()
+    assert (found["backwards/only:a"][survived] == 4 + 2 * 5).all()
+    work = record.meta["work"]["only:a"]
+    assert found["forwards/only:a"].sum() <= work["forwards"]
+
+
+def test_a_record_of_before_attribution_has_none() -> None:
+    model = linear(6, 4)
+    record = evaluate(model, Loader(samples(model), 16), threat_for(model), protocol=QUICK)
+    kept = {k: v for k, v in record.samples.items() if not k.startswith("broken_by/")}
+    assert Record(record.meta, kept).broken_by("joint") == {}
+
+
+def test_the_thorough_protocol_ends_with_random_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = tuple(replace(s, steps=6 if s.follows else 80) for s in EFFORTS["thorough"])
+    monkeypatch.setitem(EFFORTS, "thorough", stages)
+    model = linear(3, 3)
+    few = {"scales": (1.0,), "max_scale": 1, "check_samples": 0, "clips": 0, "noise_trials": 1}
+    record = evaluate(model, Loader(samples(model, 40), 16), threat_for(model), protocol=Protocol("thorough", **few))
+    assert [s["name"] for s in record.meta["stages"]] == [s.name for s in EFFORTS["thorough"]]
+    survived = record.broken_at("only:a") > 1
+    # Two classes: there is one wrong one, so of nine rivals the first is left.
+    assert (record.samples["backwards/only:a"][survived] == 3 * 6).all()
+    assert (record.samples["forwards/only:a"][survived] == 3 * (6 + 3) + 80 + 3).all()
+
+
+def test_a_protocol_may_be_named() -> None:
+    model = linear(6, 4)
+    loader = Loader(samples(model, 16), 16)
+    record = evaluate(model, loader, threat_for(model), protocol="quick")
+    assert record.meta["protocol"] == Protocol.named("quick").to_dict()
+    with pytest.raises(cg.RecipeError, match="quick"):
+        evaluate(model, loader, threat_for(model), protocol="fast")
 
 
 def test_curves_fall_and_end_where_the_joint_attack_leaves_one_percent() -> None:

@@ -19,6 +19,7 @@ from crossguard.attacks.search import search
 from crossguard.attacks.square import square
 from crossguard.attacks.transfer import transfer
 from crossguard.attacks.universal import universal
+from crossguard.attacks.worst_case import WorstCase, worst_case
 
 ATTACKS: dict[str, Callable[..., AttackResult]] = {
     "apgd": apgd,
@@ -40,6 +41,7 @@ __all__ = [
     "Plan",
     "Preprocessed",
     "Trace",
+    "WorstCase",
     "apgd",
     "apgd_t",
     "cw",
@@ -53,4 +55,5 @@ __all__ = [
     "square",
     "transfer",
     "universal",
+    "worst_case",
 ]

@@ -1,18 +1,20 @@
-"""The attacks of an evaluation on one batch: PGD by every objective on survivors, carried from scale to scale."""
+"""The attacks of an evaluation on one batch: the stages of worst_case on survivors, carried from scale to scale."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossguard.attacks import AttackResult, pgd, square
+from crossguard.attacks import pgd
 from crossguard.attacks.objective import Goal
-from crossguard.core import Batch, Inputs, Task, forward
+from crossguard.attacks.stages import Stage, Worst, run_stage
+from crossguard.core import Batch, Inputs, Task, forward, take
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.work import Work
 from crossguard.threat import ThreatModel
@@ -20,6 +22,8 @@ from crossguard.threat.budget import spread
 
 # Steps of 2.5 / steps of the budget: any point of the ball can be reached, whatever the number of steps.
 REACH = 2.5
+# What broke a sample in the joint condition without a search of its own: the points of single modalities, all at once.
+TOGETHER = "singles together"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class Case:
         """What every attack of this evaluation is told."""
         return {"task": self.task, "mask": batch.mask, "ids": batch.ids, "seed": seed}
 
+    @cached_property
+    def hands(self) -> list[str]:
+        """What may have broken a sample, by name."""
+        stages = [stage.name for stage in (*self.protocol.stages, self.protocol.curve)]
+        return list(dict.fromkeys(["clean", "noise", TOGETHER, *stages]))
+
     def threats(self) -> dict[str, ThreatModel]:
         """Condition -> threat model, for the conditions that are searched."""
         singles = {f"only:{m}": self.threat.only(m) for m in self.threat.names}
@@ -52,33 +62,29 @@ class Case:
 
 
 @dataclass
-class Track:
-    """The best point so far of a condition, by sample: its margin, and the scale at which the sample was fooled."""
+class Track(Worst):
+    """The worst point so far of a condition, and the scale at which each sample was fooled; `by` counts in the case's
+    `hands`."""
 
-    point: Inputs
-    margin: Tensor
     broken: Tensor
     outside: int = 0
 
     @classmethod
-    def begin(cls, case: Case, threat: ThreatModel, margin: Tensor) -> Track:
+    def at(cls, case: Case, threat: ThreatModel, margin: Tensor) -> Track:
         """At the clean samples."""
-        broken = torch.where(margin > 0, torch.inf, 0.0).float()
-        return cls({m: case.batch.inputs[m].clone() for m in threat.names}, margin.double(), broken)
+        worst = Worst.begin(case.batch.inputs, threat.names, margin)
+        worst.by = torch.full_like(worst.by, case.hands.index("clean"))
+        return cls(**vars(worst), broken=torch.where(margin > 0, torch.inf, 0.0).float())
 
     @property
     def alive(self) -> Tensor:
         """Rows that were not fooled yet."""
         return self.broken.isinf().nonzero().squeeze(1)
 
-    def improve(self, rows: Tensor, point: Inputs, margin: Tensor, scale: float) -> None:
-        """Keep what is worse for the model than what was known."""
-        better = margin < self.margin[rows]
-        rows, margin = rows[better], margin[better].double()
-        for m in self.point:
-            self.point[m][rows] = point[m][better]
-        self.margin[rows] = margin
-        fooled = rows[margin <= 0]
+    def reach(self, rows: Tensor, point: Inputs, margin: Tensor, by: Tensor | int, scale: float) -> None:
+        """Keep what is worse for the model than what was known, and note the scale where it fools."""
+        better = self.improve(rows, point, margin, by)
+        fooled = rows[better & (margin <= 0)]
         self.broken[fooled] = self.broken[fooled].clamp(max=scale)
 
 
@@ -101,72 +107,32 @@ def strike(
     rows: Tensor,
     start: Inputs | None,
     *,
-    steps: int,
-    objectives: tuple[str, ...],
-    restarts: int = 1,
+    stages: Sequence[Stage],
     seed: int | None = None,
-) -> tuple[Inputs, Tensor]:
-    """Attack `rows` of the batch by each objective in turn, survivors only; returns points and margins, row by row.
+) -> Worst:
+    """Attack `rows` of the batch by each stage in turn, survivors only; what is found is row by row.
 
-    `start` is where the first objective climbs from; the others start at random, so that they can see past it.
+    `start` is where the first stage climbs from; the others start at random, so that they can see past it.
     """
     part = case.batch.take(rows.tolist())
-    best = {m: part.inputs[m].clone() for m in threat.names}
-    margin = torch.full((len(part),), torch.inf, device=rows.device, dtype=torch.float64)
+    worst = Worst.begin(part.inputs, threat.names, torch.full_like(rows, torch.inf, dtype=torch.float64))
+    turns = [(turn, s) for turn, stage in enumerate(stages) if (s := stage.settled(case.task)) is not None]
     with case.work.timed(condition):
         for subset in threat.subsets():
-            for turn, objective in enumerate(objectives):
-                left = (margin > 0).nonzero().squeeze(1)
+            names = [m for m in subset.names if m not in case.ignored]
+            for turn, stage in turns if names else ():
+                left = (worst.margin > 0).nonzero().squeeze(1)
                 if not left.numel():
                     break
-                first = None if start is None or turn else {m: start[m][left] for m in threat.names}
-                result = _attack(
-                    case,
-                    condition,
-                    subset,
-                    part.take(left.tolist()),
-                    first,
-                    steps=steps,
-                    objective=objective,
-                    restarts=restarts,
-                    seed=(case.seed if seed is None else seed) + turn,
-                )
-                found = result.margin.to(margin.dtype)
-                better = found < margin[left]
-                for m in threat.names:
-                    best[m][left[better]] = result.inputs[m][better]
-                margin[left] = torch.minimum(margin[left], found)
-    return best, margin
-
-
-def _attack(
-    case: Case,
-    condition: str,
-    threat: ThreatModel,
-    part: Batch,
-    start: Inputs | None,
-    *,
-    steps: int,
-    objective: str,
-    restarts: int,
-    seed: int,
-) -> AttackResult:
-    """PGD where there are gradients, random search before it where there are none."""
-    blind = [m for m in threat.names if m in case.blind]
-    seen = [m for m in threat.names if m not in case.blind | case.ignored]
-    inputs = part.inputs
-    options: dict[str, Any] = case.options(part, seed)
-    result: AttackResult | None = None
-    if blind or not seen:
-        result = square(case.model, inputs, part.targets, threat.only(*blind), queries=steps, start=start, **options)
-        case.work.add(condition, result.forwards, result.backwards)
-        inputs = result.inputs
-    if seen:
-        options |= {"steps": steps, "step_size": REACH / steps, "objective": objective, "restarts": restarts}
-        result = pgd(case.model, inputs, part.targets, threat.only(*seen), start=start, **options)
-        case.work.add(condition, result.forwards, result.backwards)
-    assert result is not None
-    return result
+                found = run_stage(
+                    stage, case.model, part.inputs, part.targets, subset.only(*names), task=case.task, mask=part.mask,
+                    ids=part.ids, seed=(case.seed if seed is None else seed) + turn, rows=left,
+                    start=None if start is None or turn else take(start, left), blind=case.blind,
+                )  # fmt: skip
+                case.work.add(condition, *found.paid)
+                worst.pay(left, found.forwards, found.backwards)
+                worst.improve(left, found.inputs, found.margin, case.hands.index(stage.name))
+    return worst
 
 
 def advance(case: Case, condition: str, track: Track, threat: ThreatModel, scale: float) -> None:
@@ -179,20 +145,20 @@ def advance(case: Case, condition: str, track: Track, threat: ThreatModel, scale
         return
     budget, protocol = threat.scaled(scale), case.protocol
     clean = case.batch.take(rows.tolist())
-    moved = any(bool((track.point[m][rows] != clean.inputs[m]).any()) for m in threat.names)
-    point, margin = strike(
+    point = take(track.point, rows)
+    moved = any(bool((point[m] != clean.inputs[m]).any()) for m in threat.names)
+    found = strike(
         case,
         condition,
         budget,
         rows,
-        {m: track.point[m][rows] for m in threat.names} if moved else None,
-        steps=protocol.steps if scale == 1 else protocol.curve_steps,
-        objectives=protocol.objectives if scale == 1 else protocol.objectives[-1:],
-        restarts=protocol.restarts if scale == 1 else 1,
+        point if moved else None,
+        stages=protocol.stages if scale == 1 else (protocol.curve,),
     )
-    inside = budget.contains({**clean.inputs, **point}, clean.inputs, clean.mask)
-    track.outside += int(((margin <= 0) & ~inside).sum())
-    track.improve(rows, point, torch.where(inside, margin, torch.inf), scale)
+    inside = budget.contains({**clean.inputs, **found.point}, clean.inputs, clean.mask)
+    track.outside += int(((found.margin <= 0) & ~inside).sum())
+    track.pay(rows, found.forwards, found.backwards)
+    track.reach(rows, found.point, torch.where(inside, found.margin, torch.inf), found.by, scale)
 
 
 def combine(case: Case, joint: Track, singles: list[Track], scale: float) -> None:
@@ -201,7 +167,7 @@ def combine(case: Case, joint: Track, singles: list[Track], scale: float) -> Non
     for single in singles:
         rows = joint.alive
         point = {m: single.point.get(m, inputs[m])[rows] for m in joint.point}
-        joint.improve(rows, point, single.margin[rows], scale)
+        joint.reach(rows, point, single.margin[rows], single.by[rows], scale)
     rows = joint.alive
     if case.threat.at_most is not None or not rows.numel() or case.alone(case.threat):
         return
@@ -210,7 +176,8 @@ def combine(case: Case, joint: Track, singles: list[Track], scale: float) -> Non
     with case.work.timed("joint"), torch.no_grad():
         logits = forward(case.model, {**part.inputs, **point}, part.mask).logits
     case.work.add("joint", len(part))
-    joint.improve(rows, point, case.task.margin(logits, part.targets), scale)
+    joint.pay(rows, 1)
+    joint.reach(rows, point, case.task.margin(logits, part.targets), case.hands.index(TOGETHER), scale)
 
 
 def climb(case: Case, tracks: dict[str, Track], scale: float) -> None:
@@ -228,7 +195,7 @@ def climb(case: Case, tracks: dict[str, Track], scale: float) -> None:
 def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs]) -> tuple[Inputs, Tensor]:
     """Points for metrics of the ranking, with their (N,) ranking losses: every sample climbs its own to the end, fooled
     or not, from the worst of the points `known`; joint knows those of single modalities, so it is never weaker."""
-    part, protocol = case.batch, case.protocol
+    part, steps = case.batch, case.protocol.longest
 
     def look(inputs: Inputs) -> Tensor:
         case.work.add(condition, len(part))
@@ -250,7 +217,7 @@ def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs
                 continue
             fixed = {m: best[m] if m in subset.names and m not in seen else x for m, x in part.inputs.items()}
             options: dict[str, Any] = case.options(part, case.seed) | {"stop": "never", "select": "last"}
-            options |= {"steps": protocol.steps, "step_size": REACH / protocol.steps, "objective": ranking}
+            options |= {"steps": steps, "step_size": REACH / steps, "objective": ranking}
             result = pgd(case.model, fixed, part.targets, subset.only(*seen), start=best, **options)
             case.work.add(condition, result.forwards, result.backwards)
             best, loss = worse(best, loss, result.inputs)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from crossguard.attacks import fgsm
+from crossguard.attacks.stages import climb
 from crossguard.core import expand_mask, forward, present
 from crossguard.core.random import combine, sample_keys, text_key
 from crossguard.evaluation.attack import Case, strike
@@ -97,7 +98,7 @@ def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> 
     """
     index = torch.as_tensor(rows, dtype=torch.long, device=case.batch.targets.device)
     part = case.batch.take(rows)
-    steps, objectives = case.protocol.steps, case.protocol.objectives
+    stages, more_steps = case.protocol.stages, climb("margin", MORE * case.protocol.longest)
     found: Arrays = {"ids": np.array(case.batch.ids, dtype=np.str_)}
     for condition, threat in case.threats().items():
         seen = [m for m in threat.names if m not in case.blind | case.ignored]
@@ -113,16 +114,13 @@ def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> 
             case.work.add("checks", single.forwards, single.backwards)
             found[f"{condition}/single_step"] = single.success.cpu().numpy()
         for scale in (1.0, 2.0):
-            _, margin = strike(case, "checks", threat.scaled(scale), index, None, steps=steps, objectives=objectives)
-            found[f"{condition}/scale_{scale:g}"] = (margin <= 0).cpu().numpy()
+            worst = strike(case, "checks", threat.scaled(scale), index, None, stages=stages)
+            found[f"{condition}/scale_{scale:g}"] = (worst.margin <= 0).cpu().numpy()
         more = np.zeros(len(rows), dtype=bool)
         if survived.any():
             left = index[torch.as_tensor(survived, device=index.device)]
-            _, margin = strike(
-                case, "checks", threat, left, None,
-                steps=MORE * steps, objectives=objectives[-1:], seed=case.seed + _HIGH_SEED,
-            )  # fmt: skip
-            more[survived] = (margin <= 0).cpu().numpy()
+            worst = strike(case, "checks", threat, left, None, stages=(more_steps,), seed=case.seed + _HIGH_SEED)
+            more[survived] = (worst.margin <= 0).cpu().numpy()
         found[f"{condition}/more_steps"] = more
     return found | case.work.arrays()
 

@@ -43,7 +43,7 @@ def measure(case: Case, shown: Sequence[int]) -> tuple[Arrays, State]:
     _observe(case, arrays, "noise", drawn.inputs, batch.mask)
 
     margin = case.task.margin(clean, batch.targets)
-    tracks = {c: Track.begin(case, threat, margin) for c, threat in case.threats().items()}
+    tracks = {c: Track.at(case, threat, margin) for c, threat in case.threats().items()}
     for scale in case.protocol.scales:
         climb(case, tracks, scale)
         if scale == 1:
@@ -58,7 +58,8 @@ def extend(case: Case, before: Arrays, state: Mapping[str, Tensor], scale: float
     for condition, threat in case.threats().items():
         broken = torch.as_tensor(before[f"broken_at/{condition}"], device=case.batch.targets.device)
         margin = torch.where(broken.isinf(), torch.inf, -torch.inf).double()
-        track = Track({m: case.batch.inputs[m].clone() for m in threat.names}, margin, broken.clone())
+        track = Track.at(case, threat, margin)
+        track.broken = broken.clone()
         rows = track.alive
         track.margin[rows] = state[f"{condition}/margin"].to(margin)
         for m in threat.names:
@@ -97,6 +98,17 @@ def _agree(arrays: Arrays, condition: str, track: Track) -> None:
     margin[track.broken.cpu().numpy() <= 1] = np.minimum(margin[track.broken.cpu().numpy() <= 1], 0.0)
 
 
+def _attribute(case: Case, arrays: Arrays, condition: str, track: Track) -> None:
+    """Who broke each sample up to scale 1 ("": nobody), which modalities it touched, and what the search cost."""
+    broken = (track.broken <= 1).cpu().numpy()
+    changed = {m: (x != case.batch.inputs[m]).flatten(1).any(dim=1).tolist() for m, x in track.point.items()}
+    touched = ["+".join(m for m in changed if changed[m][i]) for i in range(len(broken))]
+    arrays[f"broken_by/{condition}"] = np.where(broken, np.array(case.hands)[track.by.cpu().numpy()], "")
+    arrays[f"broken_with/{condition}"] = np.where(broken, np.array(touched, dtype=np.str_), "")
+    arrays[f"forwards/{condition}"] = track.forwards.cpu().numpy()
+    arrays[f"backwards/{condition}"] = track.backwards.cpu().numpy()
+
+
 def _observe(case: Case, arrays: Arrays, condition: str, inputs: Inputs, mask: Mapping[str, Tensor]) -> Tensor:
     """Run the model on what a condition came to, and write down what it says."""
     with case.work.timed(condition), torch.no_grad():
@@ -131,7 +143,7 @@ def _absorb(case: Case, arrays: Arrays, joint: Track, drawn: Inputs, margin: Ten
     won = margin[rows] <= 0
     arrays["noise_won"] = np.zeros(len(case.batch), dtype=bool)
     arrays["noise_won"][rows[won].cpu().numpy()] = True
-    joint.improve(rows, {m: drawn[m][rows] for m in joint.point}, margin[rows], 1.0)
+    joint.reach(rows, {m: drawn[m][rows] for m in joint.point}, margin[rows], case.hands.index("noise"), 1.0)
 
 
 def _record(
@@ -150,6 +162,7 @@ def _record(
         inputs = {**batch.inputs, **{m: x.clone() for m, x in tracks[condition].point.items()}}
         logits = _observe(case, arrays, condition, inputs, batch.mask)
         _agree(arrays, condition, tracks[condition])
+        _attribute(case, arrays, condition, tracks[condition])
         # Without the one attacked modality all others are clean: that is known already.
         known = {m: absent[m] for m in threat.names if condition != "joint"}
         _contribute(case, arrays, condition, inputs, logits, known)
@@ -178,7 +191,7 @@ def _any_one(arrays: Arrays, modalities: Sequence[str], singles: Sequence[str], 
 
 def _kinds(arrays: Arrays, condition: str, modalities: Sequence[str]) -> list[tuple[str, str]]:
     """What is written down of a condition, as (kind, tail of the key)."""
-    plain = [(what, "") for what in ("prediction", "margin", "scores")]
+    plain = [(what, "") for what in ("prediction", "margin", "scores", "broken_by", "broken_with")]
     by_modality = [(what, f"/{m}") for what in ("weight", "contribution") for m in modalities]
     return [(what, tail) for what, tail in plain + by_modality if f"{what}/{condition}{tail}" in arrays]
 

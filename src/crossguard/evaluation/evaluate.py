@@ -49,7 +49,7 @@ def evaluate(
     loader: Iterable[Batch],
     threat: ThreatModel,
     task: Task | None = None,
-    protocol: Protocol | None = None,
+    protocol: Protocol | str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     *,
@@ -66,10 +66,10 @@ def evaluate(
     The loader yields Batches and may be any iterable. With `out`, finished batches are kept there, a stopped
     evaluation goes on where it was to the same bits, and a finished one is read back; without, all stays in memory.
     `progress(stage, batches done, batches in all or None)` is called after every batch. The model comes back as it
-    was. Raises InputError, ThreatError or ModelError for what cannot be meant, RunError for a folder that holds
-    another evaluation.
+    was. `protocol`: a Protocol, or the name of one. Raises InputError, ThreatError or ModelError for what cannot be
+    meant, RunError for a folder that holds another evaluation.
     """
-    protocol = protocol or Protocol()
+    protocol = Protocol.named(protocol) if isinstance(protocol, str) else protocol or Protocol()
     where = _device(model, device)
     stream = Stream(loader, threat, modalities=modalities, samples=protocol.samples, device=where)
     with borrowed(model, seed, where) as net:
@@ -113,6 +113,7 @@ def evaluate(
         "modalities": {m: x.to_dict() for m, x in (stream.modalities or {}).items()},
         "threat": threat.to_dict(),
         "protocol": protocol.to_dict(),
+        "stages": [stage.to_dict() for stage in protocol.stages],
         "model": _describe(net, protocol),
         "recipe": None if recipe is None else dict(recipe),
         "training": None if training is None else dict(training),
@@ -239,6 +240,7 @@ def _fingerprint(net: nn.Module, case: Case) -> dict[str, Any]:
         "model": model_hash(net),
         "threat": case.threat.to_dict(),
         "protocol": case.protocol.to_dict(),
+        "stages": [stage.to_dict() for stage in case.protocol.stages],
         "task": _task_dict(case.task),
         "seed": case.seed,
         "data": digest(case.batch.take([0])),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from crossguard.attacks.objective import OBJECTIVES
+from crossguard.attacks.stages import EFFORTS, Stage, climb
 from crossguard.core import RecipeError
 from crossguard.diagnostics.reliance import Fill
 
@@ -18,14 +20,16 @@ Count = Annotated[int, Field(ge=1)]
 class Protocol:
     """The rules of METHODS section 0 as numbers; raises RecipeError for those that cannot be meant.
 
-    `steps` x `objectives` x `restarts` is the attack at scale 1, `curve_steps` what each other scale adds to it;
+    At scale 1 each condition is attacked by the stages of `cg.worst_case` with the effort `name`, survivors only; where
+    they are given, `steps` (of the stages that follow gradients), `objectives` (each climbed once, in this order, in
+    place of the stages) and `restarts` stand instead of its own. Each other scale adds `curve_steps` on the margin;
     `scales` are doubled on until the joint attack leaves at most 1 % right, or up to `max_scale`. `samples` caps the
     set (None: all), `clips` are kept for the viewer, `check_samples` are attacked again by the machine checks.
     """
 
-    name: Literal["quick", "standard"] = "standard"
-    steps: Count = 20
-    objectives: tuple[str, ...] = ("cross_entropy", "margin")
+    name: Literal["quick", "standard", "thorough"] = "standard"
+    steps: Count | None = None
+    objectives: tuple[str, ...] | None = None
     restarts: Count = 1
     scales: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     max_scale: Annotated[float, Field(ge=1)] = 1024.0
@@ -38,14 +42,15 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "curve_steps", "noise_trials"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"protocol: {name} is {getattr(self, name)}, expected a whole number >= 1")
+            found = getattr(self, name)
+            if found is not None and found < 1:
+                raise RecipeError(f"protocol: {name} is {found}, expected a whole number >= 1")
         if self.samples is not None and self.samples < 1:
             raise RecipeError(f"protocol: samples is {self.samples}, expected >= 1, or None for all")
         if min(self.clips, self.check_samples) < 0:
             raise RecipeError("protocol: clips and check_samples cannot be negative")
-        unknown = [o for o in self.objectives if o not in OBJECTIVES]
-        if unknown or not self.objectives:
+        objectives = ("margin",) if self.objectives is None else self.objectives
+        if not objectives or any(o not in OBJECTIVES for o in objectives):
             raise RecipeError(f"protocol: objectives are {self.objectives}, expected some of {sorted(OBJECTIVES)}")
         rising = all(a < b for a, b in zip(self.scales, self.scales[1:], strict=False))
         if 1.0 not in self.scales or not rising or self.scales[0] <= 0:
@@ -53,9 +58,27 @@ class Protocol:
         if self.max_scale < self.scales[-1]:
             raise RecipeError(f"protocol: max_scale {self.max_scale:g} lies below the last scale {self.scales[-1]:g}")
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The attacks at scale 1, cheap ones first."""
+        stages = EFFORTS[self.name]
+        if self.objectives is not None:
+            stages = tuple(climb(o, _longest(stages)) for o in self.objectives)
+        return tuple(s.changed(self.steps, self.restarts) for s in stages)
+
+    @property
+    def longest(self) -> int:
+        """The steps of the longest stage that follows gradients."""
+        return _longest(self.stages)
+
+    @property
+    def curve(self) -> Stage:
+        """What each other scale adds."""
+        return climb("margin", self.curve_steps)
+
     @staticmethod
     def named(name: str) -> Protocol:
-        """ "quick" (minutes, for a first look) or "standard" (for figures that are printed)."""
+        """ "quick" (for a first look), "standard" (day by day) or "thorough" (for figures that are printed)."""
         if name not in PROTOCOLS:
             raise RecipeError(f"unknown protocol {name!r}; known: {sorted(PROTOCOLS)}")
         return PROTOCOLS[name]
@@ -69,9 +92,12 @@ class Protocol:
         return replace(self, **options)
 
 
+def _longest(stages: Iterable[Stage]) -> int:
+    return max(stage.steps for stage in stages if stage.follows)
+
+
 PROTOCOLS = {
+    "quick": Protocol("quick", scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=4, samples=128, check_samples=16),
     "standard": Protocol(),
-    "quick": Protocol(
-        "quick", steps=10, scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=4, samples=128, check_samples=16
-    ),
+    "thorough": Protocol("thorough"),
 }

@@ -176,6 +176,17 @@ class Record:
             raise RunError(f"the record {self.name!r} has no curve of {condition!r}; expected only:…, any_one or joint")
         return self.samples[f"broken_at/{condition}"]
 
+    def broken_by(self, condition: str) -> dict[str, int]:
+        """Stage -> samples that it broke at scale 1 or below, the most first: only:m, any_one and joint.
+
+        "clean" were wrong already; meta["stages"] says how a stage went, the samples' "broken_with" which modalities
+        were touched, "forwards" and "backwards" at what cost. Empty for records of before this was kept.
+        """
+        found = self.samples.get(f"broken_by/{condition}", np.zeros(0, dtype=np.str_))
+        names, counts = np.unique(found[found != ""], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {str(names[i]): int(counts[i]) for i in order}
+
     def by_class(self, condition: str) -> list[Estimate]:
         """One Estimate a class: share right among its samples (single- and multi-label); undefined without any."""
         right, truth = self.right(condition), self.samples["targets"]
