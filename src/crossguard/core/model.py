@@ -96,7 +96,7 @@ def borrowed(model: nn.Module, seed: int = 0, device: torch.device | None = None
     # Only what trains is switched: for a small model that is in eval mode already, this costs more than its pass.
     training = [m for m in model.modules() if m.training]
     used = {p.device for p in model.parameters()} | ({device} if device is not None else set[torch.device]())
-    cuda = [torch.cuda.current_device() if d.index is None else d.index for d in used if d.type == "cuda"]
+    cuda = [torch.cuda.current_device() if str(d) == "cuda" else d.index for d in used if d.type == "cuda"]
     generators = [torch.default_generator, *(torch.cuda.default_generators[index] for index in sorted(set(cuda)))]
     states = [generator.get_state() for generator in generators]
     try:
