@@ -15,7 +15,9 @@ from crossguard.attacks import pgd
 from crossguard.attacks.objective import Goal
 from crossguard.attacks.stages import Stage, Worst, run_stage
 from crossguard.core import Batch, Inputs, Task, forward, take
+from crossguard.diagnostics import Failure
 from crossguard.evaluation.protocol import Protocol
+from crossguard.evaluation.remedies import chosen, relieve
 from crossguard.evaluation.work import Work
 from crossguard.threat import ThreatModel
 from crossguard.threat.budget import spread
@@ -29,7 +31,8 @@ TOGETHER = "singles together"
 @dataclass(frozen=True)
 class Case:
     """One batch under one threat model. `blind`: modalities that matter but yield no gradient, so that only random
-    search is left; `ignored`: modalities that the model does not look at."""
+    search is left; `ignored`: modalities that the model does not look at; `failures`: where attacks fail, and what
+    helps."""
 
     model: nn.Module
     batch: Batch
@@ -39,6 +42,7 @@ class Case:
     seed: int
     blind: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
+    failures: tuple[Failure, ...] = ()
     work: Work = field(default_factory=Work)
 
     def options(self, batch: Batch, seed: int) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class Case:
     def hands(self) -> list[str]:
         """What may have broken a sample, by name."""
         stages = [stage.name for stage in (*self.protocol.stages, self.protocol.curve)]
-        return list(dict.fromkeys(["clean", "noise", TOGETHER, *stages]))
+        return list(dict.fromkeys(["clean", "noise", TOGETHER, *stages, *chosen(self, "joint")]))
 
     def threats(self) -> dict[str, ThreatModel]:
         """Condition -> threat model, for the conditions that are searched."""
@@ -155,6 +159,8 @@ def advance(case: Case, condition: str, track: Track, threat: ThreatModel, scale
         point if moved else None,
         stages=protocol.stages if scale == 1 else (protocol.curve,),
     )
+    steps = protocol.longest if scale == 1 else protocol.curve_steps
+    relieve(case, condition, budget, rows, found, steps=steps, final=scale == 1)
     inside = budget.contains({**clean.inputs, **found.point}, clean.inputs, clean.mask)
     track.outside += int(((found.margin <= 0) & ~inside).sum())
     track.pay(rows, found.forwards, found.backwards)

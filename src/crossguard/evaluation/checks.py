@@ -7,7 +7,7 @@ checked, so that an honest model is not accused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from crossguard.attacks import fgsm
 from crossguard.attacks.stages import climb
 from crossguard.core import expand_mask, forward, present
 from crossguard.core.random import combine, sample_keys, text_key
+from crossguard.diagnostics import Failure, failures
 from crossguard.evaluation.attack import Case, strike
 from crossguard.evaluation.record import Flag
 from crossguard.evaluation.store import Arrays
@@ -24,6 +25,8 @@ from crossguard.threat import ThreatModel
 
 MORE = 4
 _HIGH_SEED = 7919
+# So many steps show an attack's course, so many samples whether it fails.
+_COURSE, _SUSPECTS = 20, 32
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,18 @@ def probe(case: Case) -> dict[str, Probe]:
         used = not dead or _matters(case, m, logits.detach())
         found[m] = Probe(not dead, used, int(zero.sum()), broken, int(real.sum()))
     return found
+
+
+def suspect(case: Case) -> tuple[Failure, ...]:
+    """Failures of the attacks on some samples of a batch; the curve over scales tells those of unbounded ones."""
+    rows = range(min(len(case.batch), case.protocol.check_samples, _SUSPECTS))
+    if not rows:
+        return ()
+    part = case.batch.take(rows)
+    options = case.options(part, case.seed)
+    return tuple(
+        failures(case.model, part.inputs, part.targets, case.threat, steps=_COURSE, unbounded=False, **options)
+    )
 
 
 def _matters(case: Case, m: str, logits: torch.Tensor) -> bool:
@@ -142,6 +157,7 @@ class Evidence:
     outside: int
     scale: float
     unbounded: bool
+    failures: Sequence[Failure] = ()
 
 
 def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[str, dict[str, Any]]]:
@@ -181,7 +197,23 @@ def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[
         weaker=int(single.sum()), samples=int(single.size),
     )  # fmt: skip
     _whole_set(evidence, judge)
+    for failure in evidence.failures:
+        name, modality = failure.name, failure.modality
+        said = [i for i, f in enumerate(flags) if (f.name, f.modality) == (name, modality)]
+        figures = {"affected": failure.affected, "samples": failure.samples, "remedies": failure.remedies}
+        if said:
+            flags[said[0]] = replace(flags[said[0]], detail=f"{flags[said[0]].detail}; {_remedied(failure)}")
+            checks[f"failure/{name}/{modality or 'joint'}"] = {"modality": modality, "passed": False, **figures}
+        else:
+            detail = f"{failure.detail}; {_remedied(failure)}"
+            judge(f"failure/{name}/{modality or 'joint'}", name, modality, False, detail, **figures)
     return flags, checks
+
+
+def _remedied(failure: Failure) -> str:
+    """What was tried, in plain words."""
+    tried = ", ".join(f"{name} (+{gain})" for name, gain in failure.remedies.items())
+    return f"of {failure.samples} samples that were looked at so many more fell to a remedy: {tried}"
 
 
 def _compare(again: Arrays, condition: str, judge: Any) -> None:

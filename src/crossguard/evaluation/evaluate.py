@@ -30,7 +30,7 @@ from crossguard.core import (
 from crossguard.core.files import read_json
 from crossguard.evaluation import conditions
 from crossguard.evaluation.attack import Case
-from crossguard.evaluation.checks import Evidence, Probe, probe, verdicts
+from crossguard.evaluation.checks import Evidence, Probe, probe, suspect, verdicts
 from crossguard.evaluation.passes import Opening, Progress, Run, join, label_of
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.record import FORMAT, Record
@@ -80,6 +80,7 @@ def evaluate(
         if folder is not None and (folder / "record.json").exists():
             compare(read_json(folder / "record.json").get("fingerprint", {}), print_, folder)
             return _finished(folder, stream)
+        opening = replace(opening, case=replace(opening.case, failures=suspect(opening.case)))
         store = Store(folder, print_)
         run = Run(opening, stream, store, progress)
         base = run.base()
@@ -97,6 +98,7 @@ def evaluate(
         outside=run.outside,
         scale=scales[-1],
         unbounded=run.unbounded(arrays, broken, scales[-1]),
+        failures=opening.case.failures,
     )
     flags, checks = verdicts(evidence, threat)
     samples = {k: v for k, v in arrays.items() if not k.startswith(_INTERNAL)}
