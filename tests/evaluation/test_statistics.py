@@ -119,3 +119,47 @@ def test_detectable_difference_is_one_that_is_detected_four_times_in_five() -> N
 def test_groups_of_another_length_are_refused() -> None:
     with pytest.raises(cg.InputError, match="3 groups for 5 samples"):
         stats.bootstrap_means(np.ones(5), ["a", "b", "c"])
+
+
+def _trainings(rng: np.random.Generator, seeds: int, groups: int, each: int, spread: float) -> np.ndarray:
+    """(S, N) outcomes: seeds and groups each shift the share of all their samples."""
+    shift = spread * rng.normal(size=(seeds, 1)) + 2 * spread * np.repeat(rng.normal(size=groups), each)
+    return rng.random((seeds, groups * each)) < 1 / (1 + np.exp(-shift))
+
+
+def test_the_interval_over_seeds_and_groups_covers_the_truth() -> None:
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(24), 8)
+    found = [stats.share(_trainings(rng, 8, 24, 8, 0.4), labels, seed=i) for i in range(150)]
+    covered = np.mean([e.low <= 0.5 <= e.high for e in found])
+    assert 0.88 <= covered <= 1.0
+    # Groups that were drawn anew for every seed would average out: half as wide, and wrong.
+    nested = np.mean([abs(e.value - 0.5) < (e.high - e.low) / 4 for e in found])
+    assert nested < 0.8
+
+
+def test_the_variance_over_seeds_is_unbiased() -> None:
+    # Seeds alone vary: every sample of one training comes out alike.
+    right = np.repeat(np.array([[0.0], [1.0], [1.0]]), 40, axis=1)
+    drawn = stats.average_seeds(np.tile(right.mean(axis=1), (8000, 1)))
+    assert drawn.std() == pytest.approx(np.array([0, 1, 1]).std(ddof=1) / np.sqrt(3), rel=0.05)
+    assert stats.share(right).high - stats.share(right).low > 0.9
+
+
+def test_seeds_that_agree_leave_what_one_leaves() -> None:
+    rng = np.random.default_rng(2)
+    one, other = rng.random(200) < 0.7, rng.random(200) < 0.5
+    labels = np.arange(200) % 10
+    single = stats.difference(one, other, labels)
+    thrice = stats.difference(np.tile(one, (3, 1)), np.tile(other, (3, 1)), labels)
+    assert (thrice.value, thrice.low, thrice.high) == pytest.approx((single.value, single.low, single.high), abs=0.01)
+    assert stats.detectable_difference(np.tile(one, (3, 1)), np.tile(other, (3, 1)), labels) == pytest.approx(
+        stats.detectable_difference(one, other, labels), rel=0.02
+    )
+
+
+def test_a_function_is_of_each_seed_by_itself() -> None:
+    # Each training leans on one of two modalities: none is balanced, though their mean is.
+    columns = np.array([[[1, 0]] * 30, [[0, 1]] * 30], dtype=float)
+    gap = stats.of_means(columns, lambda means: means.max(axis=-1) - means.min(axis=-1))
+    assert gap.value == 1

@@ -43,7 +43,8 @@ def attacks_of(record: Record) -> dict[str, Any]:
     return {k: v for k, v in (record.meta.get("protocol") or {}).items() if k not in _HARMLESS}
 
 
-def _check_threats(a: Record, b: Record) -> None:
+def check_attacks(a: Record, b: Record) -> None:
+    """Raise InputError where two records were attacked within other budgets or by another protocol."""
     if a.meta["threat"] != b.meta["threat"]:
         raise InputError(
             f"the records {a.name!r} and {b.name!r} were attacked within other budgets ({a.meta['threat']} and "
@@ -64,15 +65,15 @@ def paired_difference(a: Record, b: Record, condition: str) -> Estimate:
     Raises InputError for other budgets or attacks (but under "clean" and "missing:…") or no shared samples.
     """
     if condition != "clean" and not condition.startswith("missing:"):
-        _check_threats(a, b)
+        check_attacks(a, b)
     first, second = pair(a, b)
-    return difference(a.right(condition)[first], b.right(condition)[second], _groups(a, first))
+    return difference(a.right(condition)[..., first], b.right(condition)[..., second], _groups(a, first))
 
 
 def smallest_shown(a: Record, b: Record, condition: str) -> float:
     """The smallest true difference that this pair of records shows with 80 % power; a share, not points."""
     first, second = pair(a, b)
-    return detectable_difference(a.right(condition)[first], b.right(condition)[second], _groups(a, first))
+    return detectable_difference(a.right(condition)[..., first], b.right(condition)[..., second], _groups(a, first))
 
 
 def relative_improvement(record: Record, reference: Record) -> Estimate:
@@ -81,15 +82,15 @@ def relative_improvement(record: Record, reference: Record) -> Estimate:
     Avg is the mean over only:m and joint. Never print it without clean accuracy. Raises InputError where the two
     were attacked on other modalities, within other budgets or by another protocol.
     """
-    _check_threats(record, reference)
+    check_attacks(record, reference)
     first, second = pair(record, reference)
 
     def both(of: Record, rows: Array) -> Array:
-        average = np.mean([of.right(c)[rows] for c in of.averaged], axis=0)
-        return of.right("clean")[rows] + average
+        average = np.mean([of.right(c)[..., rows] for c in of.averaged], axis=0)
+        return of.right("clean")[..., rows] + average
 
     delta = both(record, first) - both(reference, second)
-    found = of_means(delta[:, None], lambda means: means[..., 0], _groups(record, first), limits=(-2.0, 2.0))
+    found = of_means(delta[..., None], lambda means: means[..., 0], _groups(record, first), limits=(-2.0, 2.0))
     return found.scaled(100)
 
 

@@ -194,12 +194,12 @@ class Record:
         found: list[Estimate] = []
         for c in range(len(self.classes)):
             rows = truth[:, c] > 0 if truth.ndim == 2 else truth == c
-            found.append(share(right[rows], None if groups is None or not groups.size else groups[rows]))
+            found.append(share(right[..., rows], None if groups is None or not groups.size else groups[rows]))
         return found
 
     def average(self) -> Estimate:
         """Avg of METHODS: mean of only:m over the attacked modalities and joint."""
-        columns = np.stack([self.right(c) for c in self.averaged], axis=1)
+        columns = np.stack([self.right(c) for c in self.averaged], axis=-1)
         return of_means(columns, lambda means: means.mean(axis=-1), self.groups, limits=(0.0, 1.0))
 
     @property
@@ -214,7 +214,7 @@ class Record:
         """
         if len(self.attacked) < 2:
             return {}
-        columns = np.stack([self.right(f"only:{m}") for m in self.attacked], axis=1)
+        columns = np.stack([self.right(f"only:{m}") for m in self.attacked], axis=-1)
 
         def gap(means: Array) -> Array:
             return means.max(axis=-1) - means.min(axis=-1)

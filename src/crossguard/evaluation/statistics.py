@@ -1,7 +1,8 @@
 """Intervals: no figure is printed without one.
 
 Samples of one group (a subject, a speaker, a video) are alike, so intervals resample groups first and then samples
-within them. Where there is one group or none, samples are taken as independent (Wilson).
+within them. Where there is one group or none, samples are taken as independent (Wilson). Outcomes of several trainings
+have a leading axis of seeds, which are drawn apart from the samples.
 """
 
 from __future__ import annotations
@@ -124,10 +125,15 @@ def interval(drawn: Array) -> tuple[float, float]:
 
 
 def share(right: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
-    """The share of (N,) samples that are right: Wilson, or the wider of it and the bootstrap where there are groups."""
+    """The share of (N,) samples that are right: Wilson, or the wider of it and the bootstrap where there are groups.
+
+    Of (S, N) samples by seed: the bootstrap over seeds and groups.
+    """
     flags = np.asarray(right, dtype=bool)
     if not flags.size:
         return Estimate.undefined()
+    if flags.ndim == 2:
+        return of_means(flags[..., None], lambda means: means[..., 0], groups, seed=seed, limits=(0.0, 1.0))
     low, high = wilson(float(flags.sum()), flags.size)
     if has_groups(groups):
         drawn_low, drawn_high = interval(bootstrap_means(flags, groups, seed=seed)[:, 0])
@@ -145,14 +151,15 @@ def of_means(
 ) -> Estimate:
     """`function` of the column means ((…, K) -> (…)) of (N, K) values, with a bootstrap interval.
 
-    Where nothing varies over the draws, the interval is what n samples without a single exception leave open.
+    Of (S, N, K) values by seed: the mean of the seeds' own. Where nothing varies over the draws, the interval is what
+    n samples without a single exception leave open.
     """
     table = np.asarray(values, dtype=np.float64)
-    n = len(table)
+    n = table.shape[-2]
     if n == 0:
         return Estimate.undefined()
-    value = float(function(table.mean(axis=0, keepdims=True))[0])
-    low, high = interval(function(bootstrap_means(table, groups, seed=seed)))
+    value = float(function(table.mean(axis=-2)).mean())
+    low, high = interval(_drawn(table, function, groups, seed))
     if high - low < 1e-12:
         slack = wilson(0, n)[1]
         low, high = value - slack, value + slack
@@ -160,20 +167,43 @@ def of_means(
     return Estimate(value, low, high, n)
 
 
+def _drawn(table: Array, function: Callable[[Array], Array], groups: Groups, seed: int) -> Array:
+    """(draws,) values of `function` of the resampled means, averaged over resampled seeds."""
+    by_seed = table[None] if table.ndim == 2 else table
+    s, n, k = by_seed.shape
+    means = bootstrap_means(by_seed.transpose(1, 0, 2).reshape(n, s * k), groups, seed=seed)
+    return average_seeds(function(means.reshape(-1, s, k)), seed)
+
+
+def average_seeds(found: Array, seed: int = 0) -> Array:
+    """(draws,) means of (draws, S) values over resampled seeds.
+
+    All seeds are tested on the same samples, so both are drawn, each by itself (the pigeonhole bootstrap of Owen,
+    2007): groups drawn anew for every seed would seem to average out. Seeds are few; S - 1 of S are drawn, which makes
+    the variance unbiased (McCarthy and Snowden, 1985).
+    """
+    count = found.shape[1]
+    if count == 1:
+        return found[:, 0]
+    rng = np.random.default_rng((seed, 1))
+    times = rng.multinomial(count - 1, np.full(count, 1 / count), size=len(found))
+    return (found * times).sum(axis=1) / (count - 1)
+
+
 def difference(first: Array, second: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
-    """Mean of `first - second`, paired by sample, (N,) each."""
+    """Mean of `first - second`, paired by sample, (N,) each; (S, N) by seed."""
     delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    return of_means(delta[:, None], lambda means: means[..., 0], groups, seed=seed, limits=(-1.0, 1.0))
+    return of_means(delta[..., None], lambda means: means[..., 0], groups, seed=seed, limits=(-1.0, 1.0))
 
 
 def detectable_difference(first: Array, second: Array, groups: Groups = None, *, seed: int = 0) -> float:
     """The smallest true difference that this design shows with 80 % power at the 5 % level, two-sided.
 
-    (z_0.975 + z_0.8) standard errors of the paired difference, the standard error by hierarchical bootstrap; with
-    no discordant sample at all, one sample's worth stands in for the variance.
+    (z_0.975 + z_0.8) standard errors of the paired difference ((N,) each, or (S, N) by seed), the standard error by
+    hierarchical bootstrap; with no discordant sample at all, one sample's worth stands in for the variance.
     """
     delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if not delta.size:
         return math.nan
-    error = float(bootstrap_means(delta, groups, seed=seed).std(ddof=1))
-    return (_Z95 + _Z80) * max(error, 1 / delta.size)
+    error = float(_drawn(delta[..., None], lambda means: means[..., 0], groups, seed).std(ddof=1))
+    return (_Z95 + _Z80) * max(error, 1 / delta.shape[-1])
