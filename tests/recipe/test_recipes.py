@@ -13,7 +13,8 @@ from crossguard.recipe.loading import parse, read
 from crossguard.recipe.run import build_model
 
 ROOT = Path(__file__).parents[2]
-RECIPES = sorted([*ROOT.glob("recipes/*/*.yaml"), *ROOT.glob("src/crossguard/recipes/*/*.yaml")])
+EVERY = [*ROOT.glob("recipes/*/*.yaml"), *ROOT.glob("src/crossguard/recipes/*/*.yaml")]
+RECIPES = sorted(path for path in EVERY if path.name != "study.yaml")
 SMALLEST = ROOT / "recipes" / "figures" / "amr-adversarial.yaml"
 
 

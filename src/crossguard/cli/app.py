@@ -14,6 +14,7 @@ from crossguard.cli.data import data
 from crossguard.cli.demo import demo
 from crossguard.cli.evaluate import evaluate
 from crossguard.cli.report import report
+from crossguard.cli.study import study
 from crossguard.cli.train import train
 from crossguard.core.memory import keep_freed_memory
 
@@ -60,7 +61,7 @@ def options(
         os.environ["CROSSGUARD_DEBUG"] = "1"
 
 
-for command in (demo, train, evaluate, report, compare):
+for command in (demo, train, evaluate, report, compare, study):
     app.command()(command)
 app.add_typer(data, name="data")
 

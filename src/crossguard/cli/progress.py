@@ -45,6 +45,12 @@ class Bars:
         if done >= total and not messages.is_terminal:
             messages.print(f"{name}: done {note}".rstrip(), markup=False, soft_wrap=True)
 
+    def remove(self, name: str) -> None:
+        """Take a bar away, where there are too many to leave them standing."""
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            self._progress.remove_task(task)
+
 
 def of_training(name: str, report: Report) -> Callable[[TrainingProgress], None]:
     """A callback for `training.train`."""

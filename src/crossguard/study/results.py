@@ -1,0 +1,195 @@
+"""What a study found, as plain figures: a row a recipe, paired differences, and what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from crossguard.core.errors import InputError, RunError
+from crossguard.evaluation import Estimate, Record
+from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
+from crossguard.report.models import Model, reference_of
+from crossguard.study.plan import Study
+from crossguard.study.records import Repeated, pooled, repeated
+
+PRICES = ("seconds", "forwards", "backwards", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe over its finished seeds; shares in [0, 1], `relative_improvement` in points.
+
+    `prices` are means over runs: training seconds, forwards, backwards and peak_memory_mb, parameters, milliseconds a
+    sample, and `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    samples: int
+    metric: str
+    conditions: dict[str, dict[str, Estimate]]
+    average: Estimate
+    relative_improvement: Estimate | None
+    balance: dict[str, Estimate]
+    reliance: dict[str, Estimate]
+    prices: dict[str, float]
+    runs: int
+    flags: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`first` minus `second` on the same samples and seeds, a share; `smallest_shown` is the smallest true difference
+    that the design shows with 80 % power."""
+
+    first: str
+    second: str
+    condition: str
+    estimate: Estimate
+    smallest_shown: float
+    seeds: tuple[int, ...]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the interval leaves zero out; if not, no difference is shown, which is a result too."""
+        return self.estimate.low > 0 or self.estimate.high < 0
+
+
+@dataclass(frozen=True)
+class Results:
+    """All tables of a study; `notes` say in plain words what is missing or not comparable."""
+
+    title: str
+    seeds: tuple[int, ...]
+    folds: tuple[str, ...]
+    reference: str | None
+    rows: tuple[Row, ...]
+    differences: tuple[Difference, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def conditions(self) -> list[str]:
+        """The conditions of any row, in their order."""
+        return list(dict.fromkeys(c for row in self.rows for c in row.conditions))
+
+    def against(self, second: str) -> dict[str, dict[str, Difference]]:
+        """First -> condition -> difference to `second`."""
+        found: dict[str, dict[str, Difference]] = {}
+        for d in self.differences:
+            if d.second == second:
+                found.setdefault(d.first, {})[d.condition] = d
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; None for what is not defined."""
+        return _plain(asdict(self))
+
+
+def results(study: Study) -> Results:
+    """The tables of what is finished: seeds of which every fold is. Raises RunError where no recipe has one."""
+    records, notes = _gather(study)
+    if not records:
+        raise RunError(f"{study.out}: no recipe has a finished seed; there is nothing to tabulate yet")
+    named = study.reference if study.reference in records else None
+    base = reference_of([Model(i, name, record) for i, (name, record) in enumerate(records.items())], named)
+    if study.reference is not None and named is None:
+        base = None
+        notes.append(f"the reference {study.reference} has no finished seed: nothing is compared with it")
+    reference = None if base is None else base.name
+    pairs = [(name, reference) for name in records if reference is not None and name != reference]
+    pairs += [p for p in study.pairs if p not in pairs and all(name in records for name in p)]
+    differences = [d for first, second in pairs for d in _differences(records[first], records[second], notes)]
+    rows = [_row(record, None if reference is None else records[reference]) for record in records.values()]
+    folds = tuple(fold for fold in study.folds if fold is not None)
+    return Results(study.title, study.seeds, folds, reference, tuple(rows), tuple(differences), tuple(notes))
+
+
+def _gather(study: Study) -> tuple[dict[str, Repeated], list[str]]:
+    """The Records by recipe, and what is missing."""
+    found: dict[str, Repeated] = {}
+    notes: list[str] = []
+    for name in study.names:
+        by_seed: dict[int, Record] = {}
+        for seed in study.seeds:
+            runs = [r for r in study.runs if r.recipe.name == name and r.recipe.seed == seed]
+            missing = [run for run in runs if not run.finished]
+            notes += [f"not finished: {run.label}" for run in missing]
+            if not missing:
+                by_seed[seed] = pooled([Record.load(run.folder) for run in runs])
+        if by_seed:
+            found[name] = repeated(by_seed)
+    return found, notes
+
+
+def _row(record: Repeated, reference: Repeated | None) -> Row:
+    training = record.meta["training"] or {}
+    prices = {key: training[key] for key in PRICES if training.get(key) is not None}
+    prices["parameters"] = record.meta["model"]["parameters"]
+    prices["milliseconds"] = record.meta["latency"]["milliseconds_per_sample"]
+    if reference is not None:
+        prices["latency_ratio"] = prices["milliseconds"] / reference.meta["latency"]["milliseconds_per_sample"]
+    flags: dict[str, int] = {}
+    for run in record.runs:
+        for flag in {f"{f.name} ({f.modality})" if f.modality else f.name for f in run.flags}:
+            flags[flag] = flags.get(flag, 0) + 1
+    improvement = None
+    if reference is not None and reference is not record and not _unlike(record, reference):
+        one, other, _ = _shared(record, reference)
+        improvement = relative_improvement(one, other)
+    return Row(
+        name=record.name,
+        seeds=record.seeds,
+        samples=len(record),
+        metric="hit@1" if record.multi_label else "accuracy",
+        conditions=record.summary(),
+        average=record.average(),
+        relative_improvement=improvement,
+        balance=record.balance(),
+        reliance=record.reliance(),
+        prices=prices,
+        runs=len(record.runs),
+        flags=dict(sorted(flags.items())),
+    )
+
+
+def _differences(first: Repeated, second: Repeated, notes: list[str]) -> list[Difference]:
+    """Every condition that both have and in which neither was attacked harder than the other."""
+    one, other, seeds = _shared(first, second)
+    if not seeds:
+        notes.append(f"{first.name} and {second.name} have no finished seed in common: not compared")
+        return []
+    unlike = _unlike(first, second)
+    if unlike:
+        notes.append(f"only clean and missing are compared: {unlike}")
+    return [
+        Difference(
+            first.name, second.name, c, paired_difference(one, other, c), smallest_shown(one, other, c), seeds
+        )
+        for c in one.conditions
+        if c in other.conditions and (not unlike or c == "clean" or c.startswith("missing:"))
+    ]  # fmt: skip
+
+
+def _shared(first: Repeated, second: Repeated) -> tuple[Repeated, Repeated, tuple[int, ...]]:
+    """Both with the seeds that both have."""
+    seeds = tuple(seed for seed in first.seeds if seed in second.seeds)
+    return (first.of_seeds(seeds), second.of_seeds(seeds), seeds) if seeds else (first, second, seeds)
+
+
+def _unlike(first: Record, second: Record) -> str:
+    """Why attacks on two recipes cannot be compared, "" where they can."""
+    try:
+        check_attacks(first, second)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,234 @@
+"""Tables against the same figures worked out by hand from the Records."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crossguard as cg
+from crossguard.study import Results, Study, export, page, pooled, repeated, results
+from tests.report.synthetic import RGB, make
+from tests.study.planted import plant, planted
+
+FOLDS = "fold: {option: data.seed, values: [1, 2]}\nseeds: [0, 1]\n"
+
+
+def records(plan: Study, name: str) -> list[cg.Record]:
+    return [cg.Record.load(run.folder) for run in plan.runs if run.recipe.name == name]
+
+
+def test_every_figure_is_the_mean_over_seeds(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    found = results(plan)
+    assert found.reference == "concat-standard"
+    assert not found.notes
+    base = records(plan, "concat-standard")
+    for row in found.rows:
+        mine = records(plan, row.name)
+        for c in base[0].conditions:
+            estimate = row.conditions[c]["accuracy"]
+            assert estimate.value == pytest.approx(np.mean([r.right(c).mean() for r in mine]))
+            assert estimate.low <= estimate.value <= estimate.high
+        averages = [r.average().value for r in mine]
+        assert row.average.value == pytest.approx(np.mean(averages))
+        assert row.balance["gap"].value == pytest.approx(np.mean([r.balance()["gap"].value for r in mine]))
+        assert row.balance["ratio"].value == pytest.approx(np.mean([r.balance()["ratio"].value for r in mine]))
+        for m in ("rgb", "skeleton"):
+            lost = np.mean([r.reliance()[m].value for r in mine])
+            assert row.reliance[m].value == pytest.approx(lost)
+        assert row.prices["seconds"] == pytest.approx(np.mean([r.meta["training"]["seconds"] for r in mine]))
+        if row.name == "concat-standard":
+            assert row.relative_improvement is None
+            continue
+        clean = np.mean([r.right("clean").mean() for r in mine]) - np.mean([r.right("clean").mean() for r in base])
+        gain = 100 * (clean + np.mean(averages) - np.mean([r.average().value for r in base]))
+        assert row.relative_improvement is not None
+        assert row.relative_improvement.value == pytest.approx(gain)
+
+
+def test_differences_are_paired_by_sample_and_seed(tmp_path: Path) -> None:
+    plan = planted(tmp_path, "pairs: [[amr-adversarial, concat-adversarial]]")
+    found = results(plan)
+    a, b = records(plan, "amr-adversarial"), records(plan, "concat-adversarial")
+    difference = found.against("concat-adversarial")["amr-adversarial"]["joint"]
+    delta = np.stack([x.right("joint").astype(float) - y.right("joint") for x, y in zip(a, b, strict=True)])
+    assert difference.estimate.value == pytest.approx(delta.mean())
+    assert difference.smallest_shown > 0
+    against = found.against("concat-standard")
+    assert set(against) == {"amr-adversarial", "concat-adversarial"}
+    assert against["amr-adversarial"]["joint"].shown, "0.6 against 0.2 of the budget"
+    assert not against["concat-adversarial"]["clean"].shown
+
+
+def test_samples_in_another_order_change_nothing(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    before = results(plan).to_dict()
+    path = plan.runs[1].folder / "samples.npz"
+    with np.load(path) as file:
+        samples = {name: x[::-1] for name, x in file.items()}
+    np.savez_compressed(path, **samples)
+    assert results(plan).to_dict() == before
+
+
+def test_folds_are_pooled_before_seeds_are_compared(tmp_path: Path) -> None:
+    plan = planted(tmp_path, FOLDS, samples=40)
+    found = results(plan)
+    assert found.folds == ("1", "2")
+    for row in found.rows:
+        assert (row.samples, row.seeds, row.runs) == (80, (0, 1), 2)
+        mine = records(plan, row.name)
+        assert row.conditions["joint"]["accuracy"].value == pytest.approx(
+            np.mean([r.right("joint").mean() for r in mine])
+        )
+
+
+def test_folds_that_share_a_sample_are_refused(tmp_path: Path) -> None:
+    both = [cg.Record.load(make(tmp_path / str(i), seed=i)) for i in range(2)]
+    with pytest.raises(cg.InputError, match="test the same sample 'clip-000'"):
+        pooled(both)
+
+
+def test_seeds_tested_on_other_samples_are_refused(tmp_path: Path) -> None:
+    both = {i: cg.Record.load(make(tmp_path / str(i), samples=50 + 10 * i)) for i in range(2)}
+    with pytest.raises(cg.InputError, match=r"tested on other samples \(50 and 60, 50 of them shared\)"):
+        repeated(both)
+
+
+def test_one_seed_says_what_its_record_says(tmp_path: Path) -> None:
+    record = cg.Record.load(make(tmp_path))
+    alone = repeated({7: record})
+    assert alone.average() == record.average()
+    assert alone.balance() == record.balance()
+    assert alone.reliance() == record.reliance()
+    assert alone.summary()["joint"]["accuracy"].value == record.summary()["joint"]["accuracy"].value
+    assert [e.value for _, e in alone.curve("any_one")] == [e.value for _, e in record.curve("any_one")]
+
+
+def test_several_labels_have_the_mean_of_their_metrics(tmp_path: Path) -> None:
+    each = {i: cg.Record.load(make(tmp_path / str(i), multi_label=True, samples=30, seed=i)) for i in range(2)}
+    found = repeated(each).summary()["joint"]
+    for metric in ("hit@1", "map", "gap"):
+        own = [r.summary()["joint"][metric].value for r in each.values()]
+        assert found[metric].value == pytest.approx(np.mean(own))
+        assert found[metric].low <= found[metric].value <= found[metric].high
+
+
+def test_what_is_missing_is_said_and_its_seed_left_out(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    (gone,) = (r for r in plan.runs if r.recipe.name == "amr-adversarial" and r.recipe.seed == 1)
+    shutil.rmtree(gone.folder)
+    found = results(plan)
+    assert found.notes == ("not finished: amr-adversarial, seed 1",)
+    row = next(row for row in found.rows if row.name == "amr-adversarial")
+    assert row.seeds == (0, 2)
+    assert found.against("concat-standard")["amr-adversarial"]["joint"].seeds == (0, 2)
+
+
+def test_a_record_of_another_recipe_is_not_of_this_study(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    path = plan.runs[0].folder / "record.json"
+    meta = json.loads(path.read_text())
+    meta["recipe"]["digest"] = "0" * 12
+    path.write_text(json.dumps(meta))
+    assert not plan.runs[0].finished
+    assert results(plan).notes == (f"not finished: {plan.runs[0].label}",)
+
+
+def test_without_any_record_there_is_nothing_to_tabulate(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    shutil.rmtree(plan.out)
+    with pytest.raises(cg.RunError, match="no recipe has a finished seed"):
+        results(plan)
+
+
+def test_other_budgets_leave_clean_and_missing_alone_to_compare(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    for number, run in enumerate(plan.runs):
+        if run.recipe.name == "amr-adversarial":
+            plant(run, number, budgets={"rgb": cg.Linf(1 / 255, bounds=(0, 1)), "skeleton": cg.Linf(0.01)})
+    found = results(plan)
+    assert set(found.against("concat-standard")["amr-adversarial"]) == {"clean", "missing:rgb", "missing:skeleton"}
+    row = next(row for row in found.rows if row.name == "amr-adversarial")
+    assert row.relative_improvement is None
+    assert any("other budgets" in note for note in found.notes)
+
+
+def test_one_attacked_modality_has_no_balance(tmp_path: Path) -> None:
+    found = results(planted(tmp_path, modalities=(RGB,)))
+    assert all(row.balance == {} for row in found.rows)
+    assert page(found, tmp_path / "study.html").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
+    tmp_path = tmp_path_factory.mktemp("exported")
+    flags = ({"name": "attack_not_converged", "modality": "rgb", "detail": "more steps changed 9 %"},)
+    found = results(planted(tmp_path, "title: A & B_1 <i>50 %</i>", flags=flags))
+    export(found, tmp_path)
+    page(found, tmp_path / "study.html", {"Seed 0": "seed-0.html"})
+    return found, tmp_path
+
+
+def test_csv_has_every_figure(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    with (place / "study.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    by = {(line["recipe"], line["condition"], line["metric"]): line for line in lines}
+    assert len(by) == len(lines), "a figure twice"
+    for row in found.rows:
+        for c, metrics in row.conditions.items():
+            line = by[row.name, c, "accuracy"]
+            values = [float(line[k]) for k in ("value", "low", "high")]
+            assert values == [metrics["accuracy"].value, metrics["accuracy"].low, metrics["accuracy"].high]
+        assert float(by[row.name, "", "seconds"]["value"]) == row.prices["seconds"]
+    d = found.against("concat-standard")["amr-adversarial"]["joint"]
+    line = by["amr-adversarial", "joint", "accuracy"]
+    assert (line["reference"], float(line["difference"])) == ("concat-standard", d.estimate.value)
+    assert float(line["smallest_shown"]) == d.smallest_shown
+
+
+def test_json_is_the_whole(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    assert json.loads((place / "study.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    assert found.to_dict()["rows"][0]["conditions"]["clean"]["accuracy"]["n"] == 120
+
+
+def test_latex_is_well_formed_and_escaped(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    source = (place / "study.tex").read_text()
+    assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == 2
+    for body in re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end", source, re.DOTALL):
+        for line in (line for line in body[1].splitlines() if line.endswith(r"\\")):
+            assert len(re.findall(r"(?<!\\)&", line)) == len(body[0]) - 1
+            assert line.count("{") == line.count("}")
+            assert line.count("$") % 2 == 0
+            assert not re.search(r"(?<!\\)[%#_]", line)
+    joint = found.rows[0].conditions["joint"]["accuracy"]
+    assert f"{100 * joint.value:.1f} {{\\scriptsize [{100 * joint.low:.1f}, {100 * joint.high:.1f}]}}" in source
+
+
+def test_an_unknown_export_is_refused_before_anything_is_written(
+    exported: tuple[Results, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(cg.InputError, match="cannot export 'xlsx'; expected some of csv, json, latex"):
+        export(exported[0], tmp_path, ["csv", "xlsx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_says_it_all_and_escapes(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    text = (place / "study.html").read_text()
+    assert "A &amp; B_1 &lt;i&gt;50 %&lt;/i&gt;" in text
+    assert "<i>50" not in text
+    for row in found.rows:
+        assert f"{100 * row.conditions['joint']['accuracy'].value:.1f}" in text
+    assert "attack_not_converged (rgb), in 3 of 3 seeds" in text
+    assert 'href="seed-0.html"' in text
+    assert "<script" not in text
+    assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
