@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import crossguard as cg
-from crossguard.core import Branched, ModelError
+from crossguard.core import Branched, ModelError, Output
+from crossguard.core.files import read_safetensors, write_safetensors
 from crossguard.models import HCN, FusionModel, SeriesNet, VideoResNet
-from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, Fusion, Mean
+from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, ExFMem, Fusion, Mean, OddOneOut
 
 MAKERS: dict[str, Any] = {
     "concat": lambda: Concat(hidden=8),
+    "concat at one width": lambda: Concat(hidden=8, width=7),
     "mean": Mean,
     "mmtm": MMTM,
     "mmtm once": lambda: MMTM(at={"rgb": "layer2", "skeleton": "conv6", "inertial": "layer1"}),
@@ -26,6 +29,9 @@ MAKERS: dict[str, Any] = {
         base="mean",
         at={"rgb": ("layer2", "layer4"), "skeleton": ("conv5", "conv6"), "inertial": ("layer1", "layer2")},
     ),
+    "exfmem": lambda: ExFMem(size=16, iterations=5),
+    "exfmem at one width": lambda: ExFMem(size=16, iterations=5, width=7, hidden=8),
+    "odd_one_out": lambda: OddOneOut(width=8, hidden=8),
 }
 
 
@@ -47,7 +53,11 @@ def made(fusion: Fusion, names: tuple[str, ...] = ("rgb", "skeleton", "inertial"
     for p in model.parameters():
         p.data.add_(0.1 * torch.randn_like(p))
     model(data(8, seed=9))
-    return model.eval()
+    model.eval()
+    if isinstance(fusion, ExFMem):
+        known = data(8, seed=9)
+        fusion.fill({n: model.encode(n, known[n]).value.detach() for n in names})
+    return model
 
 
 def close(a: Tensor, b: Tensor) -> None:
@@ -129,7 +139,7 @@ def test_only_what_is_asked_for_is_made(name: str) -> None:
     assert list(full.latents) == ["rgb", "skeleton", "inertial", "fused"]
     for n, head in model.heads.items():
         close(head(full.latents[n]), full.auxiliary[n])
-    if name.startswith("amr"):
+    if name.startswith(("amr", "odd_one_out")):
         assert full.weights is not None
         close(torch.stack(list(full.weights.values())).sum(dim=0), torch.full((3,), 3.0, dtype=torch.float64))
     else:
@@ -190,13 +200,73 @@ def test_an_attack_on_one_modality_runs_the_other_branch_once() -> None:
     assert bool((result.margin <= cg.SingleLabel(5).margin(model(x).logits, torch.tensor([0, 1, 2]))).all())
 
 
-def test_state_goes_into_a_new_model() -> None:
-    model, x = made(AMR(width=8)), data()
-    other = made(AMR(width=8))
-    for p in other.parameters():
-        p.data.zero_()
-    other.load_state_dict(model.state_dict())
+@pytest.mark.parametrize("name", MAKERS)
+def test_state_goes_by_file_into_a_new_model(name: str, tmp_path: Path) -> None:
+    model, x = made(MAKERS[name]()), data()
+    other = made(MAKERS[name]())
+    for tensor in other.state_dict().values():
+        tensor.zero_()
+    write_safetensors(tmp_path / "model.safetensors", model.state_dict())
+    other.load_state_dict(read_safetensors(tmp_path / "model.safetensors"))
     assert torch.equal(other(x).logits, model(x).logits)
+
+
+@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("names", [("skeleton",), ("rgb", "skeleton"), ("rgb", "skeleton", "inertial")])
+def test_every_fusion_takes_any_number_of_modalities(name: str, names: tuple[str, ...]) -> None:
+    model, x = made(FUSIONS[name](), names=names), data()
+    out = model(x, need=("weights", "odd_one_out"))
+    assert out.logits.shape == (3, 5)
+    assert (out.odd_one_out is None) == (name != "odd_one_out")
+    if out.weights is not None:
+        close(torch.stack(list(out.weights.values())).sum(dim=0), torch.full((3,), float(len(names))).double())
+    nobody = model(x, mask={n: torch.zeros(3, dtype=torch.bool) for n in names})
+    assert bool(nobody.logits.isfinite().all())
+    close(nobody.logits, nobody.logits[:1].expand(3, -1))
+
+
+@pytest.mark.parametrize("name", ["concat", "mean", "amr", "odd_one_out", "exfmem"])
+def test_a_vote_is_the_mean_of_the_heads_that_are_there(name: str) -> None:
+    plain, voting = made(MAKERS[name]()), made(MAKERS[name](), inference="vote")
+    voting.load_state_dict(plain.state_dict())
+    x, real = data(), torch.tensor([True, False, True])
+    out = plain(x, mask={"rgb": real}, need=("auxiliary",))
+    told = voting(x, mask={"rgb": real})
+    assert told.auxiliary is None
+    assert out.auxiliary is not None
+    others = out.logits + out.auxiliary["skeleton"] + out.auxiliary["inertial"]
+    close(told.logits[[0, 2]], (others + out.auxiliary["rgb"])[[0, 2]] / 4)
+    close(told.logits[1], others[1] / 3)
+    close(voting(x).logits.log_softmax(1).exp(), _product(plain(x, need=("auxiliary",)), 4))
+    trained: list[Tensor] = []
+    for model in (plain, voting):
+        torch.manual_seed(0)  # the same dropout
+        trained.append(model.train()(x).logits)
+    assert torch.equal(*trained)
+
+
+def _product(out: Output, heads: int) -> Tensor:
+    """The normalised geometric mean of all heads' beliefs."""
+    assert out.auxiliary is not None
+    beliefs = [out.logits.softmax(1), *(a.softmax(1) for a in out.auxiliary.values())]
+    joint = torch.stack(beliefs).prod(dim=0) ** (1 / heads)
+    return joint / joint.sum(dim=1, keepdim=True)
+
+
+def test_a_vote_needs_heads() -> None:
+    with pytest.raises(ModelError, match="'vote' with auxiliary heads"):
+        made(Concat(), auxiliary=False, inference="vote")
+    with pytest.raises(ModelError, match="found inference 'voted'"):
+        made(Concat(), inference="voted")
+
+
+def test_at_one_width_latents_and_heads_are_of_it() -> None:
+    model = made(Concat(hidden=0, width=7))
+    out = model(data(), need=("latents", "auxiliary"))
+    assert out.latents is not None
+    assert {n: z.shape[1] for n, z in out.latents.items()} == {"rgb": 7, "skeleton": 7, "inertial": 7, "fused": 21}
+    rgb = model.encoders["rgb"](data()["rgb"]).flatten(2).mean(2)
+    close(out.latents["rgb"], rgb @ model.fusion.project["rgb"].weight.T)
 
 
 @pytest.mark.parametrize(

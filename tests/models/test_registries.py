@@ -31,6 +31,8 @@ def checked(make: type, **options: Any) -> Any:
         (FUSIONS["mean"], {}),
         (FUSIONS["mmtm"], {"at": {"rgb": ["layer3", "layer4"], "skeleton": ["conv5", "conv6"]}}),
         (FUSIONS["amr"], {"floor": 0.1, "gate": "channel", "at": {"rgb": "layer4", "skeleton": "conv6"}}),
+        (FUSIONS["exfmem"], {"size": 64, "blend": 1, "through": False, "width": 32}),
+        (FUSIONS["odd_one_out"], {"width": 16}),
     ],
 )
 def test_plain_values_are_enough_and_unknown_ones_refused(make: Any, options: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from crossguard.core.errors import InputError
 
 Inputs: TypeAlias = dict[str, Tensor]
 Mask: TypeAlias = dict[str, Tensor]
-Need: TypeAlias = Literal["auxiliary", "latents", "weights", "attention"]
+Need: TypeAlias = Literal["auxiliary", "latents", "weights", "attention", "odd_one_out"]
 
 
 def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
@@ -103,7 +103,8 @@ class Output:
     """What a model returns: `logits` (N, C), and what was asked for in `need`.
 
     `auxiliary` logits, `latents` and reweighting `weights` ((N,), averaging 1) are by modality; `attention` is
-    one (N, heads, T, T) map a layer.
+    one (N, heads, T, T) map a layer; `odd_one_out` are logits (N, M + 1) of which modality disagrees with the others,
+    the last column: none.
     """
 
     logits: Tensor
@@ -111,6 +112,7 @@ class Output:
     latents: dict[str, Tensor] | None = None
     weights: dict[str, Tensor] | None = None
     attention: tuple[Tensor, ...] | None = None
+    odd_one_out: Tensor | None = None
 
 
 @dataclass(frozen=True)

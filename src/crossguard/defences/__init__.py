@@ -1,23 +1,28 @@
-"""How models are trained: an `Objective` a file; `OBJECTIVES` names them for recipes."""
+"""How models are trained: an `Objective` a file, named in `OBJECTIVES`, and a term of the loss a file, in `TERMS`."""
 
 from collections.abc import Callable
 
 from crossguard.defences.adversarial import Adversarial
 from crossguard.defences.objective import Context, Losses, Objective, Work
 from crossguard.defences.standard import Standard
-from crossguard.defences.supervision import AuxiliaryWeight, supervise, supervised_losses
+from crossguard.defences.supervision import AuxiliaryWeight, Supervised, supervised_losses
+from crossguard.defences.term import Given, Term
+from crossguard.defences.terms import TERMS
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"standard": Standard, "adversarial": Adversarial}
 
 __all__ = [
     "OBJECTIVES",
+    "TERMS",
     "Adversarial",
     "AuxiliaryWeight",
     "Context",
+    "Given",
     "Losses",
     "Objective",
     "Standard",
+    "Supervised",
+    "Term",
     "Work",
-    "supervise",
     "supervised_losses",
 ]

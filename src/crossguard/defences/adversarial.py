@@ -14,19 +14,20 @@ from crossguard.core.batch import Batch
 from crossguard.core.errors import RecipeError, ThreatError
 from crossguard.core.model import bare
 from crossguard.core.task import Task
-from crossguard.defences.objective import Context, Losses, Objective
+from crossguard.defences.objective import Context, Losses
 from crossguard.defences.stacked import Stacked, StackedTask
-from crossguard.defences.supervision import AuxiliaryWeight, check_heads, check_weight, supervise
+from crossguard.defences.supervision import Supervised
 from crossguard.threat import ThreatModel
 
 
-@dataclass(frozen=True)
-class Adversarial(Objective):
-    """min E max L (Madry et al., ICLR 2018) with deep supervision: the loss of `Standard`, on attacked inputs.
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Supervised):
+    """min E max L (Madry et al., ICLR 2018): the losses of `Supervised`, on attacked inputs.
 
-    The inner attack takes `steps` steps of `step_size` x budget on the fused loss (`inner="fused"`) or on the whole
-    loss ("total"), in eval mode, and its last point is trained on. `attacked`: "joint" (all modalities at once),
-    "random" (each batch a random non-empty set of modalities that the threat model allows), or one modality's name.
+    The inner attack takes `steps` steps of `step_size` x budget on the fused loss (`inner="fused"`) or also on
+    the auxiliary ones ("total"), in eval mode, and its last point is trained on. `attacked`: "joint" (all modalities at
+    once), "random" (each batch a random non-empty set of modalities that the threat model allows), "single" (each batch
+    a random one), or one modality's name.
     `clean_weight` c in [0, 1] mixes (1 - c) L(attacked) + c L(clean) (Goodfellow et al., ICLR 2015).
     """
 
@@ -34,12 +35,11 @@ class Adversarial(Objective):
     steps: int = 5
     step_size: float = 0.3
     attacked: str = "random"
-    auxiliary_weight: AuxiliaryWeight = 1.0
     inner: Literal["fused", "total"] = "fused"
     clean_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_weight(self.auxiliary_weight)
+        super().__post_init__()
         if self.attack not in ATTACKS:
             raise RecipeError(f"unknown attack {self.attack!r}; known: {sorted(ATTACKS)}")
         if self.steps < 1 or not 0 < self.step_size < float("inf"):
@@ -54,14 +54,14 @@ class Adversarial(Objective):
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Raise ThreatError where there is nothing to attack, or not what `attacked` says; see also `check_heads`."""
-        check_heads(self.auxiliary_weight, model)
+        super().check(model, context)
         threat = context.threat
         if threat is None or not threat.names:
             raise ThreatError("adversarial training needs a threat model with a budget > 0; or train with `standard`")
-        if self.attacked not in ("joint", "random", *threat.names):
+        if self.attacked not in ("joint", "random", "single", *threat.names):
             raise ThreatError(
-                f"attacked is {self.attacked!r}; expected 'joint', 'random' or one of the attacked modalities "
-                f"{sorted(threat.names)}"
+                f"attacked is {self.attacked!r}; expected 'joint', 'random', 'single' or one of the attacked "
+                f"modalities {sorted(threat.names)}"
             )
         if self.attacked == "joint" and (threat.at_most or len(threat.names)) < len(threat.names):
             raise ThreatError(
@@ -71,10 +71,11 @@ class Adversarial(Objective):
 
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds "clean" where `clean_weight` > 0."""
-        attacked = supervise(model, self.perturb(model, batch, context), context, self.auxiliary_weight)
+        batch = self.dropped(model, batch, context)
+        attacked = self.supervise(model, self.perturb(model, batch, context), context, self.chosen(context).names)
         if not self.clean_weight:
             return attacked
-        clean = supervise(model, batch, context, self.auxiliary_weight)
+        clean = self.supervise(model, batch, context)
         total = (1 - self.clean_weight) * attacked.total + self.clean_weight * clean.total
         return replace(attacked, total=total, parts={**attacked.parts, "clean": clean.total.detach()})
 
@@ -84,9 +85,9 @@ class Adversarial(Objective):
         assert threat is not None, "check() saw a threat model"
         if self.attacked == "joint":
             return threat.only(*threat.names)
-        if self.attacked != "random":
+        if self.attacked not in ("random", "single"):
             return threat.only(self.attacked)
-        most = threat.at_most or len(threat.names)
+        most = 1 if self.attacked == "single" else threat.at_most or len(threat.names)
         sets = [s for k in range(1, most + 1) for s in combinations(threat.names, k)]
         return threat.only(*sets[context.draw(1) % len(sets)])
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import ModelError
 from crossguard.models.encoder import Encoder
-from crossguard.models.fusion.fusion import Fusion, nearest, scale_channels
+from crossguard.models.fusion.fusion import Fusion, Gates, nearest, scale_channels
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,38 @@ class FusionModel(nn.Module):
     """`encoders` by modality, joined by `fusion` into `classes` logits.
 
     `encode` is everything of a branch before branches first exchange anything, `fuse` everything after. `auxiliary`
-    adds a linear head a modality on its last features before they are reweighted (deep supervision). One encoder
-    makes a unimodal model. In eval mode each sample is answered by itself alone. An absent modality (its mask all
-    False) contributes nothing; inputs that have no encoder are ignored.
+    adds a linear head a modality on its last features before they are reweighted (deep supervision). With
+    `inference="vote"` the answer in eval mode is the mean of the fused and the auxiliary logits of what is there: up to
+    a temperature, the product of what the heads believe (our choice); training sees the fused ones as before. One
+    encoder makes a unimodal model. In eval mode each sample is answered by itself alone. An absent modality (its mask
+    all False) contributes nothing; inputs that have no encoder are ignored.
     """
 
     def __init__(
-        self, encoders: Mapping[str, nn.Module], fusion: Fusion, classes: int, *, auxiliary: bool = True
+        self,
+        encoders: Mapping[str, nn.Module],
+        fusion: Fusion,
+        classes: int,
+        *,
+        auxiliary: bool = True,
+        inference: Literal["fused", "vote"] = "fused",
     ) -> None:
         super().__init__()
         branches = _checked(encoders)
+        if inference not in ("fused", "vote") or (inference == "vote" and not auxiliary):
+            raise ModelError(
+                f"found inference {inference!r}, auxiliary {auxiliary}; expected 'fused', or 'vote' with auxiliary "
+                f"heads"
+            )
+        self.inference = inference
         self.classes = classes
         self.modalities = tuple(branches)
         self.encoders = nn.ModuleDict(branches)
         self.places = fusion.places({name: e.stages for name, e in branches.items()})
         self.exchanged = [{n: branches[n].dims[s] for n, s in place.items()} for place in self.places]
-        self.dims = {name: e.dims[e.stages[-1]] for name, e in branches.items()}
-        fusion.build(self.exchanged, self.dims, classes)
+        last = {name: e.dims[e.stages[-1]] for name, e in branches.items()}
+        fusion.build(self.exchanged, last, classes)
+        self.dims = fusion.widths(last)
         self.fusion = fusion
         heads = {name: nn.Linear(dim, classes) for name, dim in self.dims.items()} if auxiliary else {}
         self.heads = nn.ModuleDict(heads)
@@ -72,7 +88,8 @@ class FusionModel(nn.Module):
         place = self.places[0][name] if self.places else self._encoder(name).stages[-1]
         value = self._encoder(name).run(x, mask, to=place)
         if place == self._encoder(name).stages[-1]:
-            return Feature(self._pooled(name, value, mask, there), there)
+            value = self._pooled(name, value, mask, there)
+            return Feature(value if self.places else self.fusion.refine(name, value), there)
         return Partial(value, there, mask)
 
     def fuse(self, features: dict[str, Feature], need: Sequence[Need] = ()) -> Output:
@@ -82,22 +99,42 @@ class FusionModel(nn.Module):
         real = self._real(features)
         branches = {name: features[name] for name in self.modalities if name in features}
         latents: dict[str, Tensor] = {}
-        weights: dict[str, Tensor] | None = None
+        gates = Gates({})
         for depth, place in enumerate(self.places):
             tokens = self._tokens(branches, self.exchanged[depth])
             ended = [name for name in branches if place[name] == self._encoder(name).stages[-1]]
             latents = {name: tokens[name] for name in ended}
             gates = self.fusion.gates(depth, tokens, real)
-            weights = gates.weights
             branches = {n: self._advance(n, f, gates.scale[n], depth) for n, f in branches.items()}
         final = self._tokens(branches, self.dims)
         fused, logits = self.fusion(final, real)
         latents = {**final, **latents}
+        vote = self.inference == "vote" and not self.training
         auxiliary: dict[str, Tensor] | None = None
-        if "auxiliary" in need and len(self.heads):
+        if len(self.heads) and (vote or "auxiliary" in need):
             auxiliary = {name: head(latents[name]) for name, head in self.heads.items()}
-        seen = {**latents, "fused": fused} if "latents" in need else None
-        return Output(logits, auxiliary, seen, weights if "weights" in need else None)
+        if vote and auxiliary is not None:
+            logits = _voted(logits, torch.stack(list(auxiliary.values()), dim=1), real)
+        return Output(
+            logits,
+            auxiliary if "auxiliary" in need else None,
+            {**latents, "fused": fused} if "latents" in need else None,
+            gates.weights if "weights" in need else None,
+            odd_one_out=gates.odd_one_out if "odd_one_out" in need else None,
+        )
+
+    def attack_view(self) -> FusionModel:
+        """The same answers with the gradients that attacks should follow: itself, or a view that shares every tensor.
+
+        See the fusion's own `attack_view`. The view is in the mode (training or eval) that the model is in.
+        """
+        fusion = self.fusion.attack_view()
+        if fusion is self.fusion:
+            return self
+        view = copy.copy(self)
+        # A copied module shares the table of its submodules with the original.
+        view._modules = {**self._modules, "fusion": fusion}
+        return view
 
     def _encoder(self, name: str) -> Encoder:
         return cast("Encoder", self.encoders[name])
@@ -142,6 +179,14 @@ class FusionModel(nn.Module):
         everywhere = torch.ones(value.shape[0], dtype=torch.bool, device=value.device)
         there = [~everywhere if f is None else everywhere if f.present is None else f.present for f in given]
         return torch.stack(there, dim=1)
+
+
+def _voted(fused: Tensor, auxiliary: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of (N, C) and those of (N, M, C) that are there."""
+    if real is None:
+        return (fused + auxiliary.sum(dim=1)) / (1 + auxiliary.shape[1])
+    there = real.to(fused.dtype)
+    return (fused + (auxiliary * there[..., None]).sum(dim=1)) / (1 + there.sum(dim=1, keepdim=True))
 
 
 def _checked(encoders: Mapping[str, nn.Module]) -> dict[str, Encoder]:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -35,7 +35,7 @@ def heading(name: str, seed: Annotated[int, Field(ge=0, lt=2**63)] = 0) -> None:
     """The options at the top of a recipe."""
 
 
-def architecture(auxiliary: bool = True) -> None:
+def architecture(auxiliary: bool = True, inference: Literal["fused", "vote"] = "fused") -> None:
     """The options of `model` besides its components."""
 
 
@@ -52,7 +52,7 @@ class Recipe:
     data: Component
     encoders: dict[str, Component]
     fusion: Component
-    auxiliary: bool
+    flags: dict[str, Any]  # auxiliary, inference
     objective: Objective
     threat: ThreatModel
     train: TrainConfig
@@ -105,7 +105,7 @@ def validate(document: Mapping[str, Any], source: str = "recipe") -> Recipe:
         "model": {
             "encoders": {name: encoder.to_dict() for name, encoder in encoders.items()},
             "fusion": model.fusion.to_dict(),
-            "auxiliary": model.auxiliary,
+            **model.flags,
         },
         "objective": chosen.to_dict(),
         "threat": write_threat(threat),
@@ -113,7 +113,7 @@ def validate(document: Mapping[str, Any], source: str = "recipe") -> Recipe:
         "evaluate": {"protocol": protocol.to_dict(), "batch_size": batch_size},
     }
     return Recipe(
-        top["name"], top["seed"], data, encoders, model.fusion, model.auxiliary, objective, threat, train, protocol,
+        top["name"], top["seed"], data, encoders, model.fusion, model.flags, objective, threat, train, protocol,
         batch_size, resolved,
     )  # fmt: skip
 
@@ -122,11 +122,11 @@ def validate(document: Mapping[str, Any], source: str = "recipe") -> Recipe:
 class _Model:
     encoders: dict[str, Component | None]
     fusion: Component | None
-    auxiliary: bool
+    flags: dict[str, Any]
 
     @classmethod
     def read(cls, given: Any, problems: Problems) -> _Model:
-        section = mapping(given, ("encoders", "fusion", "auxiliary"), "model", problems)
+        section = mapping(given, ("encoders", "fusion", "auxiliary", "inference"), "model", problems)
         named = section.get("encoders")
         if not isinstance(named, Mapping) or not named:
             problems.add("model.encoders", f"found {named!r}, expected a mapping from modality to {{name: …}}")
@@ -136,14 +136,14 @@ class _Model:
             for name, encoder in named.items()
         }
         fusion = component(section.get("fusion", "concat"), FUSIONS, "model.fusion", problems, supplied=("dims",))
-        flags = options(architecture, only(section, "auxiliary"), "model", problems)
+        flags = options(architecture, only(section, "auxiliary", "inference"), "model", problems) or {}
         # Built once, without memory, to hear what they have against their options and one another.
         with torch.device("meta"):
             joined = construct(fusion, "model.fusion", problems)
             built = {name: construct(e, f"model.encoders.{name}", problems) for name, e in encoders.items()}
             if joined is not None and built and all(e is not None for e in built.values()):
-                construct(lambda: FusionModel(built, joined, classes=2), "model", problems)
-        return cls(encoders, fusion, bool(flags and flags["auxiliary"]))
+                construct(lambda: FusionModel(built, joined, classes=2, **flags), "model", problems)
+        return cls(encoders, fusion, flags)
 
 
 def _section(build: Callable[..., Any], given: Any, path: str, problems: Problems) -> Any:

@@ -50,7 +50,7 @@ def build_model(recipe: Recipe, classes: int) -> FusionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         encoders = {name: encoder() for name, encoder in recipe.encoders.items()}
-        return FusionModel(encoders, recipe.fusion(), classes, auxiliary=recipe.auxiliary)
+        return FusionModel(encoders, recipe.fusion(), classes, **recipe.flags)
 
 
 def train_run(

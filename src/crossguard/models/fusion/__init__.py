@@ -2,11 +2,32 @@
 
 from crossguard.models.fusion.amr import AMR
 from crossguard.models.fusion.concat import Concat
+from crossguard.models.fusion.exfmem import ExFMem
 from crossguard.models.fusion.fusion import Fusion, Gates
 from crossguard.models.fusion.insert import Inserted, insert
 from crossguard.models.fusion.mean import Mean
 from crossguard.models.fusion.mmtm import MMTM
+from crossguard.models.fusion.odd_one_out import OddOneOut
 
-FUSIONS: dict[str, type[Fusion]] = {"concat": Concat, "mean": Mean, "mmtm": MMTM, "amr": AMR}
+FUSIONS: dict[str, type[Fusion]] = {
+    "concat": Concat,
+    "mean": Mean,
+    "mmtm": MMTM,
+    "amr": AMR,
+    "exfmem": ExFMem,
+    "odd_one_out": OddOneOut,
+}
 
-__all__ = ["AMR", "FUSIONS", "MMTM", "Concat", "Fusion", "Gates", "Inserted", "Mean", "insert"]
+__all__ = [
+    "AMR",
+    "FUSIONS",
+    "MMTM",
+    "Concat",
+    "ExFMem",
+    "Fusion",
+    "Gates",
+    "Inserted",
+    "Mean",
+    "OddOneOut",
+    "insert",
+]

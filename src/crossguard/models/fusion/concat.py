@@ -13,22 +13,34 @@ from crossguard.models.fusion.fusion import Fusion, concatenated
 class Concat(Fusion):
     """Pooled features side by side, then a linear head, or one with a `hidden` ReLU layer where it is > 0.
 
-    An absent modality is a zero feature.
+    Where `width` > 0, a linear layer without bias first brings each modality to that many channels, so that features
+    can be compared (`defences.similarity`); their latents are then those. An absent modality is a zero feature.
     """
 
-    def __init__(self, *, hidden: int = 128, dropout: float = 0.0) -> None:
+    def __init__(self, *, hidden: int = 128, dropout: float = 0.0, width: int = 0) -> None:
         super().__init__()
-        if hidden < 0 or not 0 <= dropout <= 1:
+        if hidden < 0 or width < 0 or not 0 <= dropout <= 1:
             raise ModelError(
-                f"Concat: found hidden {hidden}, dropout {dropout}; expected hidden >= 0 (0: a linear head), dropout "
-                f"in [0, 1]"
+                f"{type(self).__name__}: found hidden {hidden}, dropout {dropout}, width {width}; expected hidden >= 0 "
+                f"(0: a linear head), dropout in [0, 1], width >= 0 (0: the encoders' own)"
             )
         self.hidden = hidden
         self.dropout = dropout
+        self.width = width
+
+    def widths(self, last: Mapping[str, int]) -> dict[str, int]:
+        """`width` for each modality, or as many as there are."""
+        return {name: self.width or dim for name, dim in last.items()}
 
     def make(self, exchanged: Sequence[Mapping[str, int]], last: Mapping[str, int], classes: int) -> None:
-        """One head over all features."""
-        self.head = head(sum(last.values()), classes, self.hidden, self.dropout)
+        """One head over all features, and what brings them to one width."""
+        if self.width:
+            self.project = nn.ModuleDict({n: nn.Linear(dim, self.width, bias=False) for n, dim in last.items()})
+        self.head = head(sum(self.widths(last).values()), classes, self.hidden, self.dropout)
+
+    def refine(self, name: str, x: Tensor) -> Tensor:
+        """The features at one width, where one is asked for."""
+        return self.project[name](x) if self.width else x
 
     def forward(self, features: dict[str, Tensor], real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The concatenation and its logits."""

@@ -17,10 +17,12 @@ At: TypeAlias = Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Gates:
-    """What an exchange yields: by modality a `scale` of its channels, (N, C) or (N, 1), and its weight (N,)."""
+    """What an exchange yields: by modality a `scale` of its channels, (N, C) or (N, 1), and its weight (N,);
+    `odd_one_out` is as in `Output`."""
 
     scale: dict[str, Tensor]
     weights: dict[str, Tensor] | None = None
+    odd_one_out: Tensor | None = None
 
 
 class Fusion(nn.Module):
@@ -66,9 +68,24 @@ class Fusion(nn.Module):
         """What the exchange at `depth` multiplies the branches' channels by."""
         raise NotImplementedError
 
+    def widths(self, last: Mapping[str, int]) -> dict[str, int]:
+        """The channels of what `refine` makes of features of `last` channels."""
+        return dict(last)
+
+    def refine(self, name: str, x: Tensor) -> Tensor:
+        """What is made of one branch's last features (N, C_m) alone, 0 of 0; latents and auxiliary heads see it.
+
+        Only asked of a fusion whose branches exchange nothing on their way.
+        """
+        return x
+
     def forward(self, features: dict[str, Tensor], real: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The fused latent (N, D) and the logits (N, classes) of the last features."""
+        """The fused latent (N, D) and the logits (N, classes) of the refined last features."""
         raise NotImplementedError
+
+    def attack_view(self) -> Fusion:
+        """The same function, on the same tensors, with the gradient that an attack should follow; by default itself."""
+        return self
 
 
 def mean_of_present(x: Tensor, real: Tensor | None) -> Tensor:
