@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -25,7 +26,8 @@ def present(mask: Mapping[str, Tensor] | None, name: str, samples: int) -> Tenso
     """(N,) bool: whether anything of modality `name` is real in each sample; None where nothing is masked."""
     if mask is None or name not in mask:
         return None
-    return mask[name].reshape(samples, -1).any(dim=1)
+    # Said in full: -1 has no meaning where there are no samples.
+    return mask[name].reshape(samples, math.prod(mask[name].shape[1:])).any(dim=1)
 
 
 def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
