@@ -81,3 +81,10 @@ def test_modality_says_its_axes() -> None:
         rgb.check(x.to(torch.uint8))
     with pytest.raises(cg.InputError, match="axes"):
         cg.Modality("rgb", "CTHW", "intensity")
+
+
+def test_presence_in_a_batch_of_no_samples() -> None:
+    for shape in ((0,), (0, 4), (0, 2, 3)):
+        found = present({"a": torch.zeros(shape, dtype=torch.bool)}, "a", 0)
+        assert found is not None
+        assert found.shape == (0,)
