@@ -26,7 +26,7 @@ def evaluate(
         Path | None, typer.Option(help="A threat model in YAML: `modality: {norm, eps, bounds}`.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="For your model: `quick` or `standard`; default: standard.")
+        str | None, typer.Option(help="For your model: `quick`, `standard` or `thorough`; default: standard.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="For your model: what the record is called.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="For your model: seed of the attacks; default: 0.")] = None,

@@ -56,7 +56,7 @@ def supervised_losses(
     """L = loss(fused) + sum_m lambda_m loss(auxiliary head of m), means over samples, in float32 at least.
 
     A sample in which m is absent does not count towards m's mean. Without auxiliary logits only the first term is
-    left. Weighted deep supervision as METHODS section 1 sets it for AMR (our choice; the paper names no formula).
+    left. Weighted deep supervision for AMR (our choice; the paper names no formula).
     """
     logits = full(output.logits)
     task.check_logits(logits, targets.shape[0])

@@ -61,7 +61,7 @@ def evaluate(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Record:
-    """Attack `model` on each modality alone, any one and all together, by the rules of METHODS section 0.
+    """Attack `model` on each modality alone, any one and all together, by a fixed protocol.
 
     The loader yields Batches and may be any iterable. With `out`, finished batches are kept there, a stopped
     evaluation goes on where it was to the same bits, and a finished one is read back; without, all stays in memory.

@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The rules of METHODS section 0 as numbers; raises RecipeError for those that cannot be meant.
+    """How hard, how far and on how many samples; raises RecipeError for those that cannot be meant.
 
     At scale 1 each condition is attacked by the stages of `cg.worst_case` with the effort `name`, survivors only; where
     they are given, `steps` (of the stages that follow gradients), `objectives` (each climbed once, in this order, in

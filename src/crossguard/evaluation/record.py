@@ -198,7 +198,7 @@ class Record:
         return found
 
     def average(self) -> Estimate:
-        """Avg of METHODS: mean of only:m over the attacked modalities and joint."""
+        """Avg: the mean of only:m over the attacked modalities and joint."""
         columns = np.stack([self.right(c) for c in self.averaged], axis=-1)
         return of_means(columns, lambda means: means.mean(axis=-1), self.groups, limits=(0.0, 1.0))
 
