@@ -8,8 +8,13 @@ from crossguard.defences.standard import Standard
 from crossguard.defences.supervision import AuxiliaryWeight, Supervised, supervised_losses
 from crossguard.defences.term import Given, Term
 from crossguard.defences.terms import TERMS
+from crossguard.defences.trades import Trades
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"standard": Standard, "adversarial": Adversarial}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "standard": Standard,
+    "adversarial": Adversarial,
+    "trades": Trades,
+}
 
 __all__ = [
     "OBJECTIVES",
@@ -23,6 +28,7 @@ __all__ = [
     "Standard",
     "Supervised",
     "Term",
+    "Trades",
     "Work",
     "supervised_losses",
 ]

@@ -91,11 +91,11 @@ class Adversarial(Supervised):
         sets = [s for k in range(1, most + 1) for s in combinations(threat.names, k)]
         return threat.only(*sets[context.draw(1) % len(sets)])
 
-    def perturb(self, model: nn.Module, batch: Batch, context: Context) -> Batch:
-        """The batch at the inner attack's last point."""
+    def perturb(self, model: nn.Module, batch: Batch, context: Context, **options: Any) -> Batch:
+        """The batch at the inner attack's last point; `options` are further ones of the attack."""
         attack = ATTACKS[self.attack]
         known = inspect.signature(attack).parameters
-        options: dict[str, Any] = {n: getattr(self, n) for n in ("steps", "step_size") if n in known}
+        options |= {n: getattr(self, n) for n in ("steps", "step_size") if n in known}
         net, task = bare(model), context.task
         if self.inner == "total":
             net = Stacked(net)

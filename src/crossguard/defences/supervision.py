@@ -3,7 +3,7 @@
 # Annotations are not postponed here: a subclass's signature, by which recipes are checked, holds those of `Supervised`,
 # and would look their names up in its own module.
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TypeAlias
@@ -114,12 +114,14 @@ class Supervised(Objective):
         return drop_modalities(model, batch, self.modality_dropout, context.draw(4))
 
     def supervise(self, model: nn.Module, batch: Batch, context: Context, attacked: tuple[str, ...] = ()) -> Losses:
-        """One forward pass whose graph the loop will run backwards, both counted, and its losses.
+        """`answer`, then `judge`."""
+        return self.judge(self.answer(model, batch, context), batch, context, attacked)
 
-        `attacked` says which modalities were attacked in the batch.
-        """
-        terms = {name: weight for name, weight in (self.terms or {}).items() if weight}
-        need: set[Need] = {TERMS[name].need for name in terms}
+    def answer(self, model: nn.Module, batch: Batch, context: Context, further: Sequence[Need] = ()) -> Output:
+        """One forward pass whose graph the loop will run backwards, both counted; it has what `judge` needs, and
+        `further`."""
+        need: set[Need] = {TERMS[name].need for name in self.wanted_terms}
+        need.update(further)
         if wanted(self.auxiliary_weight):
             need.add("auxiliary")
         if "odd_one_out" in need:
@@ -128,10 +130,19 @@ class Supervised(Objective):
             output = forward(model, batch.inputs, batch.mask, tuple(sorted(need)))
         context.work.forwards += len(batch)
         context.work.backwards += len(batch)
+        return output
+
+    def judge(self, output: Output, batch: Batch, context: Context, attacked: tuple[str, ...] = ()) -> Losses:
+        """The losses of what the model said of `batch`; `attacked` says which modalities were attacked in it."""
         losses = supervised_losses(output, batch.targets, batch.mask, context.task, self.auxiliary_weight)
         given = Given(batch, context.task, attacked)
         total, parts = losses.total, dict(losses.parts)
-        for name, weight in terms.items():
+        for name, weight in self.wanted_terms.items():
             value = TERMS[name].value(output, given)
             total, parts[name] = total + weight * value, value.detach()
         return replace(losses, total=total, parts=parts)
+
+    @property
+    def wanted_terms(self) -> dict[str, float]:
+        """The terms whose weight is not 0."""
+        return {name: weight for name, weight in (self.terms or {}).items() if weight}
