@@ -123,4 +123,5 @@ def _describe(splits: Splits) -> None:
     for part, split in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
         sizes.add_row(part, str(len(split)), str(len(set(split.groups))))
     results.print(sizes)
-    results.print(f"{len(splits.classes)} classes: {', '.join(splits.classes)}", markup=False)
+    more = ", …" if len(splits.classes) > 60 else ""
+    results.print(f"{len(splits.classes)} classes: {', '.join(splits.classes[:60])}{more}", markup=False)

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from crossguard.core.errors import DataError
+from crossguard.data import corsmal, manifest
 from crossguard.data.base import Splits
 from crossguard.data.figures import figures
 from crossguard.data.source import Check, DataSource
@@ -33,6 +34,25 @@ SOURCES: dict[str, DataSource] = {
             layout=LAYOUT,
             needs="data (and media for rgb)",
             look=look,
+        ),
+        DataSource(
+            name="manifest",
+            load=manifest.manifest,
+            summary="your own features: .npy, .npz or .h5 files that a CSV manifest lists",
+            origin="extracted by you",
+            licence="yours",
+            layout=manifest.LAYOUT,
+            needs="data (for .h5)",
+            look=manifest.look,
+        ),
+        DataSource(
+            name="corsmal",
+            load=corsmal.corsmal,
+            summary="CORSMAL: containers being filled, as frame features of sound and two cameras",
+            origin="features of Iashin et al., github.com/v-iashin/CORSMAL; recordings: corsmal.eecs.qmul.ac.uk",
+            licence="code MIT; of the recordings: see the origin",
+            layout=corsmal.LAYOUT,
+            look=corsmal.look,
         ),
     )
 }

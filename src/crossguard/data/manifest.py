@@ -1,0 +1,177 @@
+"""Features (or recordings) of one's own: files that a CSV manifest lists.
+
+One line a sample, one pair of columns a modality:
+
+    id,targets,group,split,rgb,rgb:length,audio
+    clip7,walk|talk,speaker3,train,rgb/clip7.npy,120,features.h5#clip7/audio
+
+`targets` are class names, several joined by "|"; `split` is train, validation or test; paths are relative to the
+manifest, `#` names an array within a file, and an empty path means that the sample lacks that modality.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from crossguard.core.errors import DataError
+from crossguard.data.base import Splits, hold_out
+from crossguard.data.faults import Bad, Faults
+from crossguard.data.recordings import File, Recordings, Row, open_recordings
+from crossguard.data.source import Check
+
+FIXED = ("id", "targets", "group", "split")
+SPLITS = ("train", "validation", "test")
+LAYOUT = """\
+manifest.csv   one line a sample: id, targets (class names, several joined by |), group, split (train, validation or
+               test), then one column a modality: the path of its file, relative to the manifest, empty where it is
+               absent; NAME:length beside it may announce its length in frames
+*.npy          T x D numbers; an array in a .npz or .h5 is named behind a #: features.h5#clip7/rgb
+classes.txt    optional: the vocabulary, one class a line, in the order of the logits"""
+
+
+def manifest(
+    path: Path,
+    *,
+    multi_label: bool = False,
+    max_frames: Annotated[int, Field(ge=1)] | None = None,
+    bad: Bad = "error",
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    cache: Path | None = None,
+) -> Splits:
+    """What the manifest `path` (a CSV file, or a folder with a manifest.csv) lists, each modality (N, T, D).
+
+    Classes are the lines of classes.txt beside it, else the names that occur, sorted. Without lines of the split
+    `validation`, that share of the training groups is held out. `bad` says what is done about samples that cannot be
+    taken (see `open_recordings`). Raises DataError, naming file and line, for a manifest that cannot be meant, and
+    where a group is in two splits.
+    """
+    file = path / "manifest.csv" if path.is_dir() else path
+    rows, splits = read_manifest(file)
+    faults = Faults()
+    everything = open_recordings(
+        file.stem, rows, _classes(file, rows), faults, multi_label=multi_label, max_frames=max_frames, cache=cache
+    )
+    faults.settle(str(file), bad)
+    return split_rows(everything, lambda row: splits[row.id], validation)
+
+
+def split_rows(everything: Recordings, split: Callable[[Row], str], validation: float) -> Splits:
+    """Splits as `split` says by row; raises DataError where a group is in two of them, or one has no sample."""
+    members: dict[str, list[int]] = {name: [] for name in SPLITS}
+    where: dict[str, str] = {}
+    for i, row in enumerate(everything.rows):
+        name = split(row)
+        if where.setdefault(row.group, name) != name:
+            raise DataError(
+                f"{everything.name}: group {row.group!r} is in the splits {where[row.group]} and {name}; what is alike "
+                f"must not be on both sides"
+            )
+        members[name].append(i)
+    for name in ("train", "test"):
+        if not members[name]:
+            raise DataError(f"{everything.name}: no sample that can be taken is in the split {name!r}")
+    if not members["validation"]:
+        kept, held = hold_out([everything.groups[i] for i in members["train"]], share=validation)
+        members["validation"] = [members["train"][i] for i in held]
+        members["train"] = [members["train"][i] for i in kept]
+    return Splits(*(everything.subset(members[name]) for name in SPLITS))
+
+
+def read_manifest(file: Path) -> tuple[list[Row], dict[str, str]]:
+    """The rows of a manifest, and the split of each id; raises DataError, naming the line."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            columns = list(reader.fieldnames or ())
+            names = _modalities(file, columns)
+            rows = [(reader.line_num, line) for line in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: no CSV that can be read ({error}); expected:\n{LAYOUT}") from error
+    if not rows:
+        raise DataError(f"{file}: no line below the header; expected one a sample")
+    found = [_row(file, number, line, names) for number, line in rows]
+    repeated = [i for i, times in Counter(row.id for row, _ in found).items() if times > 1]
+    if repeated:
+        raise DataError(f"{file}: the id {repeated[0]!r} occurs twice; ids must be unique")
+    return [row for row, _ in found], {row.id: split for row, split in found}
+
+
+def _modalities(file: Path, columns: Sequence[str]) -> list[str]:
+    names = [c for c in columns if c not in FIXED and not c.endswith(":length")]
+    lacking = [c for c in FIXED if c not in columns]
+    astray = [c for c in columns if c.endswith(":length") and c.removesuffix(":length") not in names]
+    if lacking or astray or not names or len(set(columns)) != len(columns):
+        raise DataError(f"{file}: found the columns {', '.join(columns) or 'none'}; expected:\n{LAYOUT}")
+    return names
+
+
+def _row(file: Path, number: int, line: Mapping[str | None, str | None], names: Sequence[str]) -> tuple[Row, str]:
+    where = f"{file}, line {number}"
+    if None in line or None in line.values():
+        raise DataError(f"{where}: more or fewer fields than the header has columns")
+    cell = {str(key): str(value).strip() for key, value in line.items()}
+    if not cell["id"] or not cell["group"]:
+        raise DataError(f"{where}: id and group must not be empty (a sample of its own: give it its id as group)")
+    if cell["split"] not in SPLITS:
+        raise DataError(f"{where}: split is {cell['split']!r}, expected one of {', '.join(SPLITS)}")
+    files: dict[str, File] = {}
+    for name in names:
+        length = cell.get(f"{name}:length", "")
+        if length and not length.isdecimal():
+            raise DataError(f"{where}: {name}:length is {length!r}, expected a whole number of frames")
+        if cell[name]:
+            path, _, part = cell[name].partition("#")
+            files[name] = File(file.parent / path, part or None, int(length) if length else None)
+    labels = tuple(label.strip() for label in cell["targets"].split("|") if label.strip())
+    return Row(cell["id"], cell["group"], labels, files), cell["split"]
+
+
+def _classes(file: Path, rows: Sequence[Row]) -> list[str]:
+    vocabulary = file.parent / "classes.txt"
+    if not vocabulary.exists():
+        return sorted({label for row in rows for label in row.labels})
+    names = [line.strip() for line in vocabulary.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names or len(set(names)) != len(names):
+        raise DataError(f"{vocabulary}: {len(names)} classes, {len(set(names))} different ones; expected each once")
+    return names
+
+
+def look(path: Path) -> Check:
+    """Read every file that a manifest lists: samples by modality and split, and what is wrong with any."""
+    file = path / "manifest.csv" if path.is_dir() else path
+    rows, splits = read_manifest(file)
+    return look_at("manifest", path, rows, _classes(file, rows), lambda row: splits[row.id], SPLITS, multi_label=True)
+
+
+def look_at(
+    name: str,
+    path: Path,
+    rows: Sequence[Row],
+    classes: Sequence[str],
+    part: Callable[[Row], str],
+    parts: Sequence[str],
+    *,
+    multi_label: bool = False,
+) -> Check:
+    """The same for rows that are known, counted by the `parts` that `part` puts them into."""
+    faults = Faults()
+    kept = open_recordings(name, rows, classes, faults, multi_label=multi_label)
+    table: list[tuple[str, ...]] = []
+    for modality, shape in kept.shapes.items():
+        have = [part(row) for row in rows if modality in row.files]
+        counts = (len(have), *(have.count(one) for one in parts))
+        table.append((modality, *map(str, counts), " x ".join(map(str, shape))))
+    return Check(
+        name,
+        path,
+        ("modality", "files", *parts, "one frame"),
+        tuple(table),
+        (f"{len(kept)} of {len(rows)} samples can be taken; {len(classes)} classes",),
+        tuple(f"{kind}: {what}" for kind, named in faults.found.items() for what in named),
+    )
