@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from crossguard.core import ModelError
-from crossguard.models import ENCODERS, HCN, Encoder, SeriesNet, VideoResNet
+from crossguard.models import ENCODERS, HCN, AudioCNN, Encoder, FrameCNN, SeriesNet, VideoResNet
 
 CASES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "video": ({"width": 4}, (3, 8, 16, 16)),
     "hcn": ({"width": 8, "frames": 8}, (2, 8, 25, 3)),
     "series": ({"features": 6, "width": 4}, (13, 6)),
+    "frames": ({"width": 2}, (3, 8, 16, 16)),
+    "audio": ({"front": "digits", "width": 2}, (1500,)),
 }
+AXIS = {"video": 2, "hcn": 2, "series": 1, "frames": 2, "audio": 1}  # of time
 
 
 def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[Encoder, Tensor]:
@@ -68,7 +71,7 @@ def test_a_sample_is_answered_by_itself_alone(name: str) -> None:
 @pytest.mark.parametrize("over", ["time", "place", "every number"])
 def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
     encoder, x = built(name)
-    axis = {"video": 2, "hcn": 2, "series": 1}[name]
+    axis = AXIS[name]
     if over == "time":
         mask = torch.ones(
             tuple(n if i in (0, axis) else 1 for i, n in enumerate(x.shape[: axis + 1])), dtype=torch.bool
@@ -77,7 +80,7 @@ def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
     elif over == "every number":
         mask = torch.rand(x.shape) < 0.7
     else:
-        shape = {"video": (4, 1, *x.shape[2:]), "hcn": x.shape[:3], "series": x.shape[:2]}[name]
+        shape = (4, 1, *x.shape[2:]) if name in ("video", "frames") else x.shape[: axis + 1]
         mask = torch.rand(shape) < 0.7
     hidden = ~mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())).expand_as(x)
     other = torch.where(hidden, torch.full_like(x, 7.0), x)
@@ -93,7 +96,7 @@ def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_mask_of_all_that_is_real_is_no_mask(name: str) -> None:
     encoder, x = built(name)
-    mask = torch.ones({"video": (4, 1, 8), "hcn": (4, 2, 8), "series": (4, 13)}[name], dtype=torch.bool)
+    mask = torch.ones((4, 1, 8) if name in ("video", "frames") else x.shape[: AXIS[name] + 1], dtype=torch.bool)
     torch.testing.assert_close(encoder.pool(encoder(x, mask), mask), encoder.pool(encoder(x), None))
 
 
@@ -164,6 +167,53 @@ def test_series_padding_changes_nothing() -> None:
     torch.testing.assert_close(encoder.pool(encoder(padded, mask), mask), encoder.pool(encoder(x), None))
 
 
+@pytest.mark.parametrize("samples", [1000, 1024, 1025])
+def test_audio_padding_changes_nothing(samples: int) -> None:
+    encoder, x = built("audio")
+    clip = 0.1 * x[:, :samples]
+    padded = torch.cat([clip, torch.full((4, 900), 9.0, dtype=x.dtype)], dim=1)
+    mask = (torch.arange(samples + 900) < samples).expand(4, -1)
+    for stage in encoder.stages:
+        part = encoder.run(padded, mask, to=stage)
+        torch.testing.assert_close(part[:, :, : encoder.run(clip, to=stage).shape[2]], encoder.run(clip, to=stage))
+    torch.testing.assert_close(encoder.pool(encoder(padded, mask), mask), encoder.pool(encoder(clip), None))
+
+
+def test_audio_has_the_published_size() -> None:
+    with torch.device("meta"):
+        net = AudioCNN(width=32)
+    assert net.dims == {"conv1": 32, "conv2": 64, "conv3": 128, "conv4": 256, "conv5": 1024}
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in net.modules()) == 10
+    small = AudioCNN(width=1)
+    assert small.prepare(torch.zeros(1, 160000), None).shape == (1, 1, 400, 64)
+    assert small(torch.zeros(1, 160000)).shape == (1, 32, 100)
+
+
+def test_audio_hears_features_as_it_hears_waveforms() -> None:
+    encoder, x = built("audio")
+    assert isinstance(encoder, AudioCNN)
+    assert encoder.frontend is not None
+    bare = AudioCNN(front=None, mels=32, width=2).double().eval()
+    bare.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(bare(encoder.frontend(x)), encoder(x), rtol=1e-12, atol=1e-12)
+    gaps = torch.tensor([[False, True, False, False, True], [False, False, False, True, False]])
+    steps = bare.real(gaps, 2)
+    assert steps is not None
+    assert steps.tolist() == [[True, True], [True, False]]
+    with pytest.raises(ModelError, match="settings only of a front end"):
+        AudioCNN(front=None, settings={"hop": 100})
+
+
+def test_a_picture_is_a_video_of_one_frame() -> None:
+    encoder, x = built("frames")
+    still = x[:, :, 0]
+    assert torch.equal(encoder(still), encoder(still[:, :, None]))
+    mask = torch.rand(4, 1, 16, 16) < 0.5
+    assert torch.equal(encoder(still, mask), encoder(still[:, :, None], mask[:, :, None]))
+    whole = torch.cat([encoder(x[:, :, t]) for t in range(8)], dim=2)
+    torch.testing.assert_close(encoder(x), whole)
+
+
 @pytest.mark.parametrize(
     ("make", "shape", "said"),
     [
@@ -171,6 +221,9 @@ def test_series_padding_changes_nothing() -> None:
         (lambda: VideoResNet(width=4), (1, 3, 16, 16), "NCTHW"),
         (lambda: HCN(width=4, frames=8), (1, 2, 9, 25, 3), r"\(N, M, 8, 25, 3\)"),
         (lambda: SeriesNet(features=6), (1, 20, 5), r"\(N, T, 6\)"),
+        (lambda: FrameCNN(width=2), (1, 1, 16, 16), r"\(N, 3, H, W\)"),
+        (lambda: AudioCNN(width=2), (1, 2, 1600), "NT"),
+        (lambda: AudioCNN(front=None, width=2), (1, 20, 32), r"\(N, T, 64\)"),
     ],
 )
 def test_wrong_shapes_are_refused(make: object, shape: tuple[int, ...], said: str) -> None:
@@ -195,6 +248,9 @@ def test_impossible_arguments_are_refused(make: object) -> None:
         ("video", {"stride": (0, 1, 1)}, "stride is 0"),
         ("video", {"std": (0.2, 0.0, 0.2)}, "std: found 0"),
         ("hcn", {"frames": 0}, "frames is 0"),
+        ("frames", {"std": 0.0}, "std: found 0"),
+        ("audio", {"time_poolings": 6}, "time_poolings 6"),
+        ("audio", {"settings": {"hop": 0}}, "hop is 0"),
         ("hcn", {"std": 0.0}, "std: found 0"),
         ("series", {"features": 3, "kernel": 4}, "kernel is 4, expected an odd number"),
         ("series", {"features": 3, "std": -1.0}, "std: found -1"),

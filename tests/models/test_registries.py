@@ -27,6 +27,8 @@ def checked(make: type, **options: Any) -> Any:
         ),
         (ENCODERS["hcn"], {"width": 8, "frames": 8, "centre": None}),
         (ENCODERS["series"], {"features": 6, "std": 2}),
+        (ENCODERS["frames"], {"channels": 1, "mean": 0.1}),
+        (ENCODERS["audio"], {"front": "digits", "settings": {"mels": 24, "mean": -30}, "width": 4}),
         (FUSIONS["concat"], {"hidden": 0}),
         (FUSIONS["mean"], {}),
         (FUSIONS["mmtm"], {"at": {"rgb": ["layer3", "layer4"], "skeleton": ["conv5", "conv6"]}}),
@@ -46,5 +48,7 @@ def test_wrong_values_are_refused() -> None:
         checked(FUSIONS["amr"], gate="vector")
     with pytest.raises(ValidationError, match="at"):
         checked(FUSIONS["mean"], at={"rgb": "layer4"})
+    with pytest.raises(ValidationError, match="settings"):
+        checked(ENCODERS["audio"], settings={"hopp": 3})
     with pytest.raises(ValidationError, match="stem"):
         checked(ENCODERS["video"], stem=[3, 3])

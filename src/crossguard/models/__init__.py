@@ -1,13 +1,35 @@
 """Encoders, fusions, the models that they make, and adapters for anyone's."""
 
 from crossguard.models.adapt import Adapted, adapt
+from crossguard.models.audio import AudioCNN
 from crossguard.models.cut import cut
 from crossguard.models.encoder import Encoder
+from crossguard.models.frames import FrameCNN
 from crossguard.models.fusion_model import FusionModel
+from crossguard.models.logmel import LogMel
 from crossguard.models.series import SeriesNet
 from crossguard.models.skeleton import HCN
 from crossguard.models.video import VideoResNet
 
-ENCODERS: dict[str, type[Encoder]] = {"video": VideoResNet, "hcn": HCN, "series": SeriesNet}
+ENCODERS: dict[str, type[Encoder]] = {
+    "video": VideoResNet,
+    "frames": FrameCNN,
+    "hcn": HCN,
+    "series": SeriesNet,
+    "audio": AudioCNN,
+}
 
-__all__ = ["ENCODERS", "HCN", "Adapted", "Encoder", "FusionModel", "SeriesNet", "VideoResNet", "adapt", "cut"]
+__all__ = [
+    "ENCODERS",
+    "HCN",
+    "Adapted",
+    "AudioCNN",
+    "Encoder",
+    "FrameCNN",
+    "FusionModel",
+    "LogMel",
+    "SeriesNet",
+    "VideoResNet",
+    "adapt",
+    "cut",
+]
