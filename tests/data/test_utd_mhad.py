@@ -14,9 +14,11 @@ import pytest
 import torch
 from scipy.io import loadmat, savemat
 
+import crossguard as cg
 from crossguard.core import DataError
 from crossguard.data import SETS, Splits
 from crossguard.data.utd_mhad import ACTIONS, BONES, JOINTS, modalities, utd_mhad
+from crossguard.models import VideoResNet
 from tests.data.conftest import Write, inertial
 
 CLIPS = tuple(f"a{a}_s{s}_t1" for a in (2, 27, 10) for s in (1, 2, 3, 4))
@@ -64,6 +66,30 @@ def test_leave_one_subject_out(make_utd: Write) -> None:
     assert len(set(splits.validation.groups)) == 2
     assert len(set(splits.train.groups)) == 1
     assert set.union(*ids(splits)) == set(CLIPS)
+
+
+def test_validation_subjects_by_name(make_utd: Write) -> None:
+    folder = make_utd(CLIPS)
+    for held in (1, 3):
+        splits = utd_mhad(folder, validation_subjects=(held,), frames=2, size=8)
+        assert (set(splits.validation.groups), set(splits.train.groups)) == ({f"s{held}"}, {f"s{4 - held}"})
+    for wrong in ((), (2,), (1, 3)):
+        with pytest.raises(DataError, match=r"validation_subjects are .*, expected some, and not all, .*\[1, 3\]"):
+            utd_mhad(folder, validation_subjects=wrong, frames=2, size=8)
+
+
+def test_the_background_that_the_sensor_removed_is_not_the_attackers(make_utd: Write) -> None:
+    splits = utd_mhad(make_utd(CLIPS), inputs=("depth",), frames=4, size=48)
+    batch = splits.test.read(range(len(splits.test)))
+    threat = cg.ThreatModel(depth=cg.Linf(30.0, bounds=(0.0, 8000.0)))
+    torch.manual_seed(0)
+    encoder = VideoResNet(channels=1, width=2, mean=None, std=100.0)
+    model = cg.FusionModel({"depth": encoder}, cg.fusion.Concat(), 3)
+    for attack in (cg.attacks.pgd, cg.attacks.square):
+        found = attack(model, batch.inputs, batch.targets, threat, mask=batch.mask, ids=batch.ids, stop="never")
+        moved = (found.inputs["depth"] - batch.inputs["depth"]).abs()
+        assert not moved[~batch.mask["depth"]].any()
+        assert 0 < float(moved[batch.mask["depth"]].max()) <= 30.0 + 1e-3
 
 
 def test_depth_and_skeleton_are_of_the_same_frames_in_physical_units(make_utd: Write) -> None:

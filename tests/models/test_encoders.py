@@ -118,6 +118,30 @@ def test_video_is_normalised_in_its_unit_and_its_background_is_neutral() -> None
     assert two.flatten().tolist() == [3.0, 0.5]
 
 
+def test_video_about_its_own_mean_is_seen_alike_at_any_distance() -> None:
+    net = VideoResNet(channels=1, width=4, mean=None, std=100.0)
+    x = torch.tensor([2900.0, 3100.0, 0.0]).view(1, 1, 1, 1, 3)
+    mask = torch.tensor([True, True, False]).view(1, 1, 1, 1, 3)
+    assert net.prepare(x, mask).flatten().tolist() == [-1.0, 1.0, 0.0]
+    assert net.prepare(x + 500, mask).flatten().tolist() == [-1.0, 1.0, 0.0]
+    assert net.prepare(x, torch.zeros_like(mask)).flatten().tolist() == [0.0, 0.0, 0.0]
+    assert net.prepare(x[..., :2], None).flatten().tolist() == [-1.0, 1.0]
+
+
+def test_video_is_moved_in_training_alone() -> None:
+    torch.manual_seed(0)
+    net = VideoResNet(channels=1, width=4, mean=0.0, std=1.0, shift=1)
+    x = torch.zeros(64, 1, 2, 5, 5)
+    x[..., 2, 2] = 1.0
+    assert torch.equal(net.eval().prepare(x, None), x)
+    moved = net.train().prepare(x, None)
+    assert torch.equal(moved[:, :, 0], moved[:, :, 1])  # a clip moves as a whole
+    assert moved.flatten(1).sum(dim=1).unique().tolist() == [2.0]
+    assert {tuple(at) for at in moved[:, 0, 0].nonzero()[:, 1:].tolist()} == {
+        (i, j) for i in (1, 2, 3) for j in (1, 2, 3)
+    }
+
+
 def test_hcn_has_the_published_size() -> None:
     net = HCN(frames=32, width=64)
     assert net.dims == {"streams": 128, "conv5": 128, "conv6": 256, "fc7": 512}
@@ -233,7 +257,12 @@ def test_wrong_shapes_are_refused(make: object, shape: tuple[int, ...], said: st
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: HCN(centre=25), lambda: VideoResNet(mean=(0.1, 0.2)), lambda: VideoResNet(blocks=(1, 0, 1, 1))],
+    [
+        lambda: HCN(centre=25),
+        lambda: VideoResNet(mean=(0.1, 0.2)),
+        lambda: VideoResNet(blocks=(1, 0, 1, 1)),
+        lambda: VideoResNet(shift=-1),
+    ],
 )
 def test_impossible_arguments_are_refused(make: object) -> None:
     with pytest.raises(ModelError):

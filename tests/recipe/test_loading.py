@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from crossguard.core import RecipeError
-from crossguard.recipe.loading import dump, override, parse, read
+from crossguard.recipe.loading import dump, override, parse, read, read_recipe
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,35 @@ def test_an_empty_section_takes_settings() -> None:
 def test_what_is_no_setting(setting: str) -> None:
     with pytest.raises(RecipeError, match="--set"):
         override({"name": "a"}, [setting])
+
+
+def test_a_recipe_like_another_says_only_what_differs(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "name: a\ntrain: {epochs: 3, rate: 0.1}\n"
+        "model: {fusion: {name: mmtm, ratio: 4}, encoders: {x: {name: v}, y: w}}"
+    )
+    (tmp_path / "b.yaml").write_text("like: a.yaml\nname: b\ntrain: {epochs: 5}\nmodel: {fusion: {name: amr}}")
+    (tmp_path / "c.yaml").write_text("like: b.yaml\nmodel: {fusion: mean, encoders: {y: null}}\ntrain: {rate: null}")
+    assert read_recipe(tmp_path / "b.yaml") == {
+        "name": "b",
+        "train": {"epochs": 5, "rate": 0.1},
+        "model": {"fusion": {"name": "amr"}, "encoders": {"x": {"name": "v"}, "y": "w"}},
+    }
+    assert read_recipe(tmp_path / "c.yaml") == {
+        "name": "b",
+        "train": {"epochs": 5},
+        "model": {"fusion": "mean", "encoders": {"x": {"name": "v"}}},
+    }
+
+
+def test_a_recipe_like_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("like: b.yaml")
+    (tmp_path / "b.yaml").write_text("like: a.yaml")
+    with pytest.raises(RecipeError, match="leads back"):
+        read_recipe(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("like: none.yaml")
+    with pytest.raises(RecipeError, match=r"could not read the recipe .*none\.yaml"):
+        read_recipe(tmp_path / "a.yaml")
 
 
 def test_dump_is_read_back() -> None:

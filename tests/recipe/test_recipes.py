@@ -9,7 +9,7 @@ import pytest
 
 import crossguard as cg
 from crossguard.recipe import load, validate
-from crossguard.recipe.loading import parse, read
+from crossguard.recipe.loading import parse, read_recipe
 from crossguard.recipe.run import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def test_what_is_said_arrives() -> None:
 def test_the_digest_tells_recipes_apart_but_not_their_spelling() -> None:
     plain = load(SMALLEST)
     assert load(SMALLEST, ["seed=1"]).digest != plain.digest
-    assert validate(dict(reversed(read(SMALLEST).items()))).document == plain.document
+    assert validate(dict(reversed(read_recipe(SMALLEST).items()))).document == plain.document
     assert load(SMALLEST, ["threat.rgb.eps=0.01568627450980392"]).digest == plain.digest
 
 

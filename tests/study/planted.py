@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from crossguard.recipe.loading import dump, read_recipe
 from crossguard.study import Run, Study, read_study
 from tests.report.synthetic import make
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path, study: str = "", names: tuple[str, ...] = tuple(GOOD)
     found = tmp_path / "recipes"
     found.mkdir(exist_ok=True)
     for name in names:
-        (found / f"{name}.yaml").write_text((RECIPES / f"{name}.yaml").read_text())
+        (found / f"{name}.yaml").write_text(dump(read_recipe(RECIPES / f"{name}.yaml")))
     if study:
         (found / "study.yaml").write_text(study)
     return found

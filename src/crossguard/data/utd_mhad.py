@@ -61,7 +61,7 @@ def utd_mhad(
     subject: int | None = None,
     frames: int = 16,
     size: int | tuple[int, int] = 48,
-    validation_subjects: int = 1,
+    validation_subjects: int | tuple[int, ...] = 1,
     cache: Path | None = None,
 ) -> Splits:
     """UTD-MHAD in its official layout (`path` holds Depth, Skeleton, Inertial, RGB), decoded once and then cached.
@@ -75,9 +75,9 @@ def utd_mhad(
     - `rgb` (N, 3, T, H, W) in [0, 1], frames spread over its own length (it is not aligned by frame number).
 
     `cross_subject` is the paper's protocol: trained on subjects 1 3 5 7, tested on 2 4 6 8; `leave_one_subject_out`
-    tests on `subject`. Validation is `validation_subjects` of the training ones. Classes are the actions that the
-    folder holds, in official order; `groups` are the subjects. Raises DataError, naming the file, for what is
-    missing, truncated or not in this layout.
+    tests on `subject`. Validation is `validation_subjects` of the training ones: so many, or these. Classes are the
+    actions that the folder holds, in official order; `groups` are the subjects. Raises DataError, naming the file, for
+    what is missing, truncated or not in this layout.
     """
     target = height_width(size)
     if frames < 1:
@@ -187,7 +187,11 @@ def _dataset(
 
 
 def _split(
-    everything: TensorDataset, clips: Sequence[Clip], protocol: str, subject: int | None, validation_subjects: int
+    everything: TensorDataset,
+    clips: Sequence[Clip],
+    protocol: str,
+    subject: int | None,
+    validation_subjects: int | tuple[int, ...],
 ) -> Splits:
     there = sorted({clip.subject for clip in clips})
     if protocol == "leave_one_subject_out":
@@ -204,9 +208,22 @@ def _split(
     training = [i for i, clip in enumerate(clips) if clip.subject not in tested]
     if not test or not training:
         raise DataError(f"{protocol}: the folder holds subjects {there}, expected some to train on and some to test on")
-    kept, held = hold_out([clips[i].group for i in training], count=validation_subjects)
+    kept, held = _inner([clips[i] for i in training], validation_subjects)
     return Splits(
         train=everything.subset([training[i] for i in kept]),
         validation=everything.subset([training[i] for i in held]),
         test=everything.subset(test),
     )
+
+
+def _inner(training: Sequence[Clip], wanted: int | tuple[int, ...]) -> tuple[list[int], list[int]]:
+    """The training clips that stay, and those of the subjects held out for validation."""
+    if isinstance(wanted, int):
+        return hold_out([clip.group for clip in training], count=wanted)
+    there = sorted({clip.subject for clip in training})
+    if not wanted or not set(wanted) < set(there):
+        raise DataError(
+            f"validation_subjects are {list(wanted)}, expected some, and not all, of those trained on: {there}"
+        )
+    held = [i for i, clip in enumerate(training) if clip.subject in wanted]
+    return sorted(set(range(len(training))) - set(held)), held

@@ -14,9 +14,12 @@ class VideoResNet(Encoder):
     """Video "NCTHW" in its unit to (N, 8 width, T', H', W'); stages stem, layer1 to layer4.
 
     (x - `mean`) / `std` is the first layer: one number, or one a channel, in the input's unit ([0, 1] for pictures, mm
-    for depth); what is masked out (N, 1, T, H, W) becomes the mean. `blocks` are the residual blocks a layer, `stem`
-    and `stride` the first convolution's kernel and stride over (T, H, W). The defaults suit small clips;
-    `width=64, blocks=(2, 2, 2, 2), stem=(3, 7, 7), stride=(1, 2, 2)` is R3D-18.
+    for depth), or None: the clip's own mean by channel over what is there, so that a body is seen alike at any
+    distance. What is masked out (N, 1, T, H, W) becomes the mean. In training each clip is moved by up to `shift`
+    pixels up or down and aside, the mean filling what comes in; inner attacks, in eval mode, see it in its place.
+    `blocks` are the residual blocks a layer, `stem` and `stride` the first convolution's kernel and stride over
+    (T, H, W). The defaults suit small clips; `width=64, blocks=(2, 2, 2, 2), stem=(3, 7, 7), stride=(1, 2, 2)` is
+    R3D-18.
     """
 
     stages = ("stem", "layer1", "layer2", "layer3", "layer4")
@@ -29,17 +32,21 @@ class VideoResNet(Encoder):
         blocks: tuple[int, int, int, int] = (1, 1, 1, 1),
         stem: tuple[int, int, int] = (3, 3, 3),
         stride: tuple[int, int, int] = (2, 2, 2),
-        mean: float | tuple[float, ...] = 0.5,
+        mean: float | tuple[float, ...] | None = 0.5,
         std: float | tuple[float, ...] = 0.25,
+        shift: int = 0,
     ) -> None:
         super().__init__()
         check_sizes("VideoResNet", channels=channels, width=width, stem=min(stem), stride=min(stride))
+        if shift < 0:
+            raise ModelError(f"VideoResNet: shift is {shift}, expected a whole number of pixels >= 0")
         if min(blocks) < 1:
             raise ModelError(f"VideoResNet: found blocks={blocks}, expected at least one block in each of four layers")
-        self.channels = channels
-        self.mean: Tensor
+        self.channels, self.shift = channels, shift
+        self.mean: Tensor | None
         self.std: Tensor
-        self.register_buffer("mean", _per_channel(affine(mean, channels, "VideoResNet mean")), persistent=False)
+        centre = None if mean is None else _per_channel(affine(mean, channels, "VideoResNet mean"))
+        self.register_buffer("mean", centre, persistent=False)
         self.register_buffer("std", _per_channel(scales(std, channels, "VideoResNet std")), persistent=False)
         widths = (width, 2 * width, 4 * width, 8 * width)
         padding = (stem[0] // 2, stem[1] // 2, stem[2] // 2)
@@ -59,8 +66,10 @@ class VideoResNet(Encoder):
     def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Normalised video, 0 where it is masked out."""
         self.expect(x, "NCTHW", C=self.channels)
-        x = (x - self.mean) / self.std
-        return x if mask is None else torch.where(expand_mask(mask, x), x, torch.zeros_like(x))
+        real = None if mask is None else expand_mask(mask, x)
+        x = (x - (_own_mean(x, real) if self.mean is None else self.mean)) / self.std
+        x = x if real is None else torch.where(real, x, torch.zeros_like(x))
+        return _moved(x, self.shift) if self.training and self.shift else x
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The mean over places and real frames."""
@@ -87,6 +96,22 @@ class Block(nn.Module):
         """(N, C, T, H, W) to (N, width, T', H', W')."""
         y = self.norm1(self.conv1(x)).relu()
         return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
+
+
+def _own_mean(x: Tensor, real: Tensor | None) -> Tensor:
+    """(N, C, 1, 1, 1) mean of (N, C, T, H, W) over what is there; 0 where nothing is."""
+    if real is None:
+        return x.mean(dim=(2, 3, 4), keepdim=True)
+    total = x.where(real, torch.zeros_like(x)).sum(dim=(2, 3, 4), keepdim=True)
+    return total / real.expand_as(x).sum(dim=(2, 3, 4), keepdim=True).clamp_min(1)
+
+
+def _moved(x: Tensor, most: int) -> Tensor:
+    """Each clip (N, C, T, H, W) moved by its own whole number of pixels, at most `most` each way; 0 comes in."""
+    height, width = x.shape[-2:]
+    room = nn.functional.pad(x, (most, most, most, most))
+    places = torch.randint(2 * most + 1, (x.shape[0], 2)).tolist()
+    return torch.stack([c[..., i : i + height, j : j + width] for c, (i, j) in zip(room, places, strict=True)])
 
 
 def _per_channel(values: list[float]) -> Tensor:

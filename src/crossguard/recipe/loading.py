@@ -67,6 +67,35 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
+def read_recipe(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """`read`, put over what a recipe beside it says where the file names one: `like: other.yaml`.
+
+    Of a section that both say, the keys are merged; a component with a `name` of its own, and a bare one, stands as it
+    is; null takes a key away. Raises RecipeError for a file that comes to be like itself.
+    """
+    document = read(path)
+    if "like" not in document:
+        return document
+    other = path.parent / str(document.pop("like"))
+    seen = (*seen, path.resolve())
+    if other.resolve() in seen:
+        raise RecipeError(f"{path}: `like: {other.name}` leads back to a recipe that is like this one")
+    return _merged(read_recipe(other, seen), document)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(under)
+    for key, value in over.items():
+        below = under.get(key)
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(below, Mapping) and "name" not in value:
+            result[key] = _merged(below, value)
+        else:
+            result[key] = value
+    return result
+
+
 def override(document: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy with `key.key=value` settings put in, values read as YAML; raises RecipeError for what is no setting.
 

@@ -19,7 +19,7 @@ from crossguard.defences import OBJECTIVES, Objective
 from crossguard.evaluation.protocol import PROTOCOLS, Protocol
 from crossguard.models import ENCODERS, FusionModel
 from crossguard.models.fusion import FUSIONS
-from crossguard.recipe.loading import dump, override, read
+from crossguard.recipe.loading import dump, override, read_recipe
 from crossguard.recipe.threat import read_threat, write_threat
 from crossguard.recipe.validation import Component, Problems, component, construct, mapping, only, options
 from crossguard.threat import ThreatModel
@@ -77,7 +77,7 @@ def load(path: str | Path, settings: Sequence[str] = ()) -> Recipe:
 
     Raises RecipeError that lists every problem with its YAML path.
     """
-    return validate(override(read(Path(path)), settings), str(path))
+    return validate(override(read_recipe(Path(path)), settings), str(path))
 
 
 def validate(document: Mapping[str, Any], source: str = "recipe") -> Recipe:
