@@ -13,7 +13,7 @@ import crossguard as cg
 from crossguard.core import Branched, ModelError, Output
 from crossguard.core.files import read_safetensors, write_safetensors
 from crossguard.models import HCN, FusionModel, SeriesNet, VideoResNet
-from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, ExFMem, Fusion, Mean, OddOneOut
+from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, ExFMem, Fusion, JointTransformer, Mean, OddOneOut
 
 MAKERS: dict[str, Any] = {
     "concat": lambda: Concat(hidden=8),
@@ -32,6 +32,10 @@ MAKERS: dict[str, Any] = {
     "exfmem": lambda: ExFMem(size=16, iterations=5),
     "exfmem at one width": lambda: ExFMem(size=16, iterations=5, width=7, hidden=8),
     "odd_one_out": lambda: OddOneOut(width=8, hidden=8),
+    "transformer": lambda: JointTransformer(width=8, heads=2, dropout=0),
+    "transformer gated": lambda: JointTransformer(width=8, heads=2, layers=1, mixing="gate", window=1, experts=2),
+    "transformer token": lambda: JointTransformer(width=8, heads=2, layers=1, pool="token"),
+    "concat of experts": lambda: Concat(hidden=8, experts=2),
 }
 
 

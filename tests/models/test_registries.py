@@ -29,6 +29,8 @@ def checked(make: type, **options: Any) -> Any:
         (ENCODERS["series"], {"features": 6, "std": 2}),
         (ENCODERS["frames"], {"channels": 1, "mean": 0.1}),
         (ENCODERS["audio"], {"front": "digits", "settings": {"mels": 24, "mean": -30}, "width": 4}),
+        (ENCODERS["transformer"], {"features": 5, "layers": 0, "mixing": "gate", "pool": "mean", "std": 2}),
+        (FUSIONS["transformer"], {"join": "frames", "width": 16, "heads": 2, "experts": 4}),
         (FUSIONS["concat"], {"hidden": 0}),
         (FUSIONS["mean"], {}),
         (FUSIONS["mmtm"], {"at": {"rgb": ["layer3", "layer4"], "skeleton": ["conv5", "conv6"]}}),

@@ -9,6 +9,7 @@ from crossguard.models.fusion_model import FusionModel
 from crossguard.models.logmel import LogMel
 from crossguard.models.series import SeriesNet
 from crossguard.models.skeleton import HCN
+from crossguard.models.transformer import FrameTransformer
 from crossguard.models.video import VideoResNet
 
 ENCODERS: dict[str, type[Encoder]] = {
@@ -17,6 +18,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "hcn": HCN,
     "series": SeriesNet,
     "audio": AudioCNN,
+    "transformer": FrameTransformer,
 }
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "AudioCNN",
     "Encoder",
     "FrameCNN",
+    "FrameTransformer",
     "FusionModel",
     "LogMel",
     "SeriesNet",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import ModelError
+from crossguard.models.attention import Watch, watched, watching
 from crossguard.models.encoder import Encoder
 from crossguard.models.fusion.fusion import Fusion, Gates, nearest, scale_channels
+from crossguard.models.transformer import frame_mask
 
 
 @dataclass(frozen=True)
 class Partial(Feature):
-    """The feature map of a branch that goes on after the first exchange, with the `mask` that its stages need."""
+    """The feature map of a branch that goes on after the first exchange, or of which the fusion wants the frames, with
+    the `mask` that they need."""
 
     mask: Tensor | None = None
 
@@ -77,8 +80,12 @@ class FusionModel(nn.Module):
                     f"the model needs {name!r}, the inputs are {sorted(inputs)}; {nearest(name, list(inputs))} "
                     f"To say that it is absent, give it a mask that is all False"
                 )
-        features = {n: self.encode(n, inputs[n], masks.get(n)) for n in self.modalities if n in inputs}
-        return self.fuse(features, need)
+        # Who watches already takes what it wants of the maps itself.
+        watch = Watch() if "attention" in need and watched() is None else None
+        with watching(watch or watched()):
+            features = {n: self.encode(n, inputs[n], masks.get(n)) for n in self.modalities if n in inputs}
+            output = self.fuse(features, need)
+        return output if watch is None else replace(output, attention=tuple(watch.kept))
 
     def encode(self, name: str, x: Tensor, mask: Tensor | None = None) -> Feature:
         """One branch up to the first exchange: (N, C, …), or pooled (N, C) where the branch ends there."""
@@ -87,6 +94,8 @@ class FusionModel(nn.Module):
         there = None if mask is None else is_present({name: mask}, name, x.shape[0])
         place = self.places[0][name] if self.places else self._encoder(name).stages[-1]
         value = self._encoder(name).run(x, mask, to=place)
+        if self.fusion.maps:
+            return Partial(value, there, mask)
         if place == self._encoder(name).stages[-1]:
             value = self._pooled(name, value, mask, there)
             return Feature(value if self.places else self.fusion.refine(name, value), there)
@@ -106,10 +115,15 @@ class FusionModel(nn.Module):
             latents = {name: tokens[name] for name in ended}
             gates = self.fusion.gates(depth, tokens, real)
             branches = {n: self._advance(n, f, gates.scale[n], depth) for n, f in branches.items()}
-        final = self._tokens(branches, self.dims)
-        fused, logits = self.fusion(final, real)
-        latents = {**final, **latents}
         vote = self.inference == "vote" and not self.training
+        if self.fusion.maps:
+            fused, logits = self.fusion.join(*_frames(branches))
+            with watching(None):  # pooled for auxiliary heads and latents alone
+                latents = self._tokens(branches, self.dims) if vote or {"auxiliary", "latents"} & set(need) else {}
+        else:
+            final = self._tokens(branches, self.dims)
+            fused, logits = self.fusion(final, real)
+            latents = {**final, **latents}
         auxiliary: dict[str, Tensor] | None = None
         if len(self.heads) and (vote or "auxiliary" in need):
             auxiliary = {name: head(latents[name]) for name, head in self.heads.items()}
@@ -179,6 +193,21 @@ class FusionModel(nn.Module):
         everywhere = torch.ones(value.shape[0], dtype=torch.bool, device=value.device)
         there = [~everywhere if f is None else everywhere if f.present is None else f.present for f in given]
         return torch.stack(there, dim=1)
+
+
+def _frames(branches: Mapping[str, Feature]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """By modality its map as (N, C, T), and (N, T): which frames are real, None where all are.
+
+    A pooled map is one frame, and places (N, C, T, H, W) are as many frames, all real where the modality is there.
+    """
+    maps: dict[str, Tensor] = {}
+    real: dict[str, Tensor | None] = {}
+    for name, f in branches.items():
+        maps[name] = x = f.value.unsqueeze(2).flatten(2) if f.value.dim() == 2 else f.value.flatten(2)
+        timed = isinstance(f, Partial) and f.value.dim() == 3 and f.mask is not None
+        mask = f.mask if isinstance(f, Partial) and timed else f.present
+        real[name] = frame_mask(mask, x.shape[2])
+    return maps, real
 
 
 def _voted(fused: Tensor, auxiliary: Tensor, real: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from crossguard.models.fusion.concat import Concat
 from crossguard.models.fusion.exfmem import ExFMem
 from crossguard.models.fusion.fusion import Fusion, Gates
 from crossguard.models.fusion.insert import Inserted, insert
+from crossguard.models.fusion.joint_transformer import JointTransformer
 from crossguard.models.fusion.mean import Mean
 from crossguard.models.fusion.mmtm import MMTM
 from crossguard.models.fusion.odd_one_out import OddOneOut
@@ -16,6 +17,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "amr": AMR,
     "exfmem": ExFMem,
     "odd_one_out": OddOneOut,
+    "transformer": JointTransformer,
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Fusion",
     "Gates",
     "Inserted",
+    "JointTransformer",
     "Mean",
     "OddOneOut",
     "insert",

@@ -31,10 +31,12 @@ class Fusion(nn.Module):
     `at` names by modality the stages after which branches exchange something (as many for each modality); None is
     the fusion's default: the last `depths` stages. `FusionModel` calls `build` once, since layers depend on the
     encoders. Tokens and features are (N, C_m) by modality, zero where absent; `real` is (N, M) in the order of the
-    encoders, or None where nothing is absent.
+    encoders, or None where nothing is absent. One with `maps` exchanges nothing on the way: `join` is given the last
+    feature maps themselves.
     """
 
     depths: int = 0
+    maps: bool = False
 
     def __init__(self, at: At | None = None) -> None:
         super().__init__()
@@ -81,6 +83,11 @@ class Fusion(nn.Module):
 
     def forward(self, features: dict[str, Tensor], real: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The fused latent (N, D) and the logits (N, classes) of the refined last features."""
+        raise NotImplementedError
+
+    def join(self, maps: Mapping[str, Tensor], real: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+        """`forward` of feature maps (N, C_m, T) of the modalities that are there; `real` (N, T) says which frames are,
+        None: all."""
         raise NotImplementedError
 
     def attack_view(self) -> Fusion:
