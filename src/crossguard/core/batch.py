@@ -104,9 +104,9 @@ class Batch:
 class Output:
     """What a model returns: `logits` (N, C), and what was asked for in `need`.
 
-    `auxiliary` logits, `latents` and reweighting `weights` ((N,), averaging 1) are by modality; `attention` is
-    one (N, heads, T, T) map a layer; `odd_one_out` are logits (N, M + 1) of which modality disagrees with the others,
-    the last column: none.
+    `auxiliary` logits, `latents` and reweighting `weights` ((N,), averaging 1) are by modality; `attention` is one
+    (N, heads, queries, keys) map a layer, rows of queries that are not real 0; `odd_one_out` are logits (N, M + 1) of
+    which modality disagrees with the others, the last column: none.
     """
 
     logits: Tensor
