@@ -9,51 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossguard.core import InputError
+from crossguard.core.estimate import Z95, Estimate, wilson
 
 Array: TypeAlias = NDArray[Any]
 Groups: TypeAlias = Sequence[str] | Array | None
 
 DRAWS = 2000
-_Z95 = 1.959963984540054
 _Z80 = 0.8416212335729143
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95 % interval, from `n` samples."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def scaled(self, factor: float) -> Estimate:
-        """The same figure in another unit, such as points (factor 100)."""
-        ends = sorted((self.low * factor, self.high * factor))
-        return Estimate(self.value * factor, ends[0], ends[1], self.n)
-
-    @classmethod
-    def undefined(cls) -> Estimate:
-        """Of no samples at all."""
-        return cls(math.nan, math.nan, math.nan, 0)
-
-
-def wilson(successes: float, n: int, z: float = _Z95) -> tuple[float, float]:
-    """Score interval of a share of `n` independent samples (Wilson, 1927); (0, 1) where n is 0."""
-    if n == 0:
-        return 0.0, 1.0
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # Rounding must not leave the observed share outside.
-    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
 def split_groups(groups: Groups, n: int) -> list[Array]:
@@ -206,4 +174,4 @@ def detectable_difference(first: Array, second: Array, groups: Groups = None, *,
     if not delta.size:
         return math.nan
     error = float(_drawn(delta[..., None], lambda means: means[..., 0], groups, seed).std(ddof=1))
-    return (_Z95 + _Z80) * max(error, 1 / delta.shape[-1])
+    return (Z95 + _Z80) * max(error, 1 / delta.shape[-1])
