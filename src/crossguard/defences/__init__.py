@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from crossguard.defences.adversarial import Adversarial
+from crossguard.defences.attention_regularization import AttentionRegularization
 from crossguard.defences.objective import Context, Losses, Objective, Work
 from crossguard.defences.standard import Standard
 from crossguard.defences.supervision import AuxiliaryWeight, Supervised, supervised_losses
@@ -14,12 +15,14 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "standard": Standard,
     "adversarial": Adversarial,
     "trades": Trades,
+    "attention_regularization": AttentionRegularization,
 }
 
 __all__ = [
     "OBJECTIVES",
     "TERMS",
     "Adversarial",
+    "AttentionRegularization",
     "AuxiliaryWeight",
     "Context",
     "Given",

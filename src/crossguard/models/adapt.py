@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from crossguard.core.batch import Inputs, Output
+from crossguard.core.batch import Inputs, Need, Output
 from crossguard.core.errors import ModelError
 from crossguard.models.fusion.fusion import nearest
 
@@ -25,6 +25,7 @@ def adapt(
     output: Answer = "logits",
     select: Select | None = None,
     masks: Mapping[str, str] | None = None,
+    attention: Select | None = None,
 ) -> Adapted:
     """`net` as a model that takes inputs by modality.
 
@@ -33,10 +34,13 @@ def adapt(
     "y": b}); "auto" is positional for a sequence and keyword for a mapping. `select` says which part of the answer
     counts: a key or attribute, an index, or a function; without it, a tensor, an Output, or what is called `logits`.
     `output` says what that part is: probabilities (single-label, or one a class) are turned into logits. `masks` maps
-    modalities to the keyword (with "dict", the key) that takes their mask; without it the net takes none.
+    modalities to the keyword (with "dict", the key) that takes their mask; without it the net takes none. `attention`
+    says which part of the answer are its attention maps, a tuple of (N, heads, queries, keys); the net is then called
+    with `output_attentions=True` where they are wanted, as models of `transformers` are ("attentions"; build them with
+    attn_implementation="eager").
     Raises ModelError for a style, modality or answer that cannot be.
     """
-    return (Adapted if masks is None else MaskedAdapted)(net, inputs, style, output, select, masks or {})
+    return (Adapted if masks is None else MaskedAdapted)(net, inputs, style, output, select, masks or {}, attention)
 
 
 class Adapted(nn.Module):
@@ -50,6 +54,7 @@ class Adapted(nn.Module):
         output: Answer,
         select: Select | None,
         masks: Mapping[str, str],
+        attention: Select | None = None,
     ) -> None:
         super().__init__()
         if isinstance(inputs, str) or not inputs:
@@ -69,18 +74,21 @@ class Adapted(nn.Module):
             raise ModelError(f"adapt: masks name {unknown}, the inputs are {sorted(self.names)}")
         self.net = net
         self.output: Answer = output
-        self.select, self.masks = select, dict(masks)
+        self.select, self.masks, self.attention = select, dict(masks), attention
 
-    def forward(self, inputs: Inputs) -> Output:
+    def forward(self, inputs: Inputs, *, need: Sequence[Need] = ()) -> Output:
         """Logits of inputs by modality; others than those named are ignored."""
-        return self._call(inputs, {})
+        return self._call(inputs, {}, need)
 
-    def _call(self, inputs: Inputs, mask: Mapping[str, Tensor]) -> Output:
+    def _call(self, inputs: Inputs, mask: Mapping[str, Tensor], need: Sequence[Need]) -> Output:
         missing = [name for name in self.names if name not in inputs]
         if missing:
             raise ModelError(f"the model needs {missing}, the inputs are {sorted(inputs)}")
         given = {argument: inputs[name] for name, argument in self.names.items()}
-        extra = {argument: mask[name] for name, argument in self.masks.items() if name in mask}
+        extra: dict[str, Any] = {argument: mask[name] for name, argument in self.masks.items() if name in mask}
+        watched = self.attention is not None and "attention" in need
+        if watched:
+            extra["output_attentions"] = True
         if self.style == "positional":
             answer = self.net(*given.values(), **extra)
         elif self.style == "keyword":
@@ -91,15 +99,16 @@ class Adapted(nn.Module):
             answer = self.net({**given, **extra})
         if isinstance(answer, Output) and self.select is None and self.output == "logits":
             return answer
-        return Output(as_logits(selected(answer, self.select), self.output))
+        logits = as_logits(selected(answer, self.select), self.output)
+        return Output(logits, attention=_maps(answer, self.attention) if watched else None)
 
 
 class MaskedAdapted(Adapted):
     """A wrapped net that takes masks, so that "missing" can be said to it."""
 
-    def forward(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> Output:
+    def forward(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None, *, need: Sequence[Need] = ()) -> Output:
         """Logits of inputs and masks by modality."""
-        return self._call(inputs, mask or {})
+        return self._call(inputs, mask or {}, need)
 
 
 def selected(answer: Any, select: Select | None) -> Tensor:
@@ -119,6 +128,20 @@ def selected(answer: Any, select: Select | None) -> Tensor:
     if not isinstance(part, Tensor):
         raise ModelError(f"adapt: the selected part is {_shape(part)}, expected a tensor of (N, classes)")
     return part
+
+
+def _maps(answer: Any, select: Select | None) -> tuple[Tensor, ...]:
+    """The attention maps in a model's answer; raises ModelError where they are none."""
+    try:
+        found: Any = select(answer) if callable(select) else _part(answer, select or "attentions")
+    except (KeyError, IndexError, AttributeError, TypeError):
+        found = None
+    if not isinstance(found, tuple | list) or not all(isinstance(a, Tensor) and a.dim() == 4 for a in found):
+        raise ModelError(
+            f"adapt: {select!r} of the model's answer, {_shape(answer)}, holds no attention maps (N, heads, queries, "
+            f"keys); build the model so that it returns them (transformers: attn_implementation='eager')"
+        )
+    return tuple(cast("Sequence[Tensor]", found))
 
 
 def as_logits(x: Tensor, output: Answer) -> Tensor:
