@@ -62,7 +62,8 @@ class TwoBranch(nn.Module):
     def fuse(self, features: dict[str, Feature], need: Sequence[str] = ()) -> Output:
         values = {n: features[n].value for n in self.modalities}
         auxiliary = {n: self.heads[n](v) for n, v in values.items()} if "auxiliary" in need else None
-        return Output(self.head(torch.cat(list(values.values()), dim=1)), auxiliary)
+        fused = torch.cat(list(values.values()), dim=1)
+        return Output(self.head(fused), auxiliary, {**values, "fused": fused} if "latents" in need else None)
 
     def forward(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None, need: Sequence[str] = ()) -> Output:
         return self.fuse({n: self.encode(n, inputs[n]) for n in self.modalities}, need)

@@ -4,6 +4,11 @@ from collections.abc import Callable
 
 from crossguard.defences.adversarial import Adversarial
 from crossguard.defences.attention_regularization import AttentionRegularization
+from crossguard.defences.fast import Fast
+from crossguard.defences.free import Free
+from crossguard.defences.mixup import Mixup
+from crossguard.defences.mixup_adversarial import MixupAdversarial
+from crossguard.defences.noise import Noise
 from crossguard.defences.objective import Context, Losses, Objective, Work
 from crossguard.defences.standard import Standard
 from crossguard.defences.supervision import AuxiliaryWeight, Supervised, supervised_losses
@@ -16,6 +21,11 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "adversarial": Adversarial,
     "trades": Trades,
     "attention_regularization": AttentionRegularization,
+    "mixup": Mixup,
+    "mixup_adversarial": MixupAdversarial,
+    "fast": Fast,
+    "free": Free,
+    "noise": Noise,
 }
 
 __all__ = [
@@ -25,8 +35,13 @@ __all__ = [
     "AttentionRegularization",
     "AuxiliaryWeight",
     "Context",
+    "Fast",
+    "Free",
     "Given",
     "Losses",
+    "Mixup",
+    "MixupAdversarial",
+    "Noise",
     "Objective",
     "Standard",
     "Supervised",

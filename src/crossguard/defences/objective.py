@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -71,7 +71,8 @@ class Context:
 class Objective(Protocol):
     """How a model is trained; a subclass that keeps no state needs `step` alone.
 
-    A frozen dataclass is the usual form: its fields are the options that a recipe may set. `robust` says whether the
+    A frozen dataclass is the usual form: its fields are the options that a recipe may set, and what it keeps from step
+    to step is a field that is not (`init=False`), filled in place. `robust` says whether the
     checkpoint is chosen by accuracy under attack: of a model that was never trained for it, that accuracy is near 0 and
     its best epoch an accident.
     """
@@ -100,5 +101,5 @@ class Objective(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Name and options as JSON, by which a resumed run knows that it is the same one."""
-        options: dict[str, Any] = asdict(self) if is_dataclass(self) else {}
+        options = {f.name: getattr(self, f.name) for f in fields(self) if f.init} if is_dataclass(self) else {}
         return {"name": type(self).__name__, **options}
