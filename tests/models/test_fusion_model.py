@@ -258,7 +258,7 @@ def _product(out: Output, heads: int) -> Tensor:
 
 
 def test_a_vote_needs_heads() -> None:
-    with pytest.raises(ModelError, match="'vote' with auxiliary heads"):
+    with pytest.raises(ModelError, match="'vote' or 'committee' with auxiliary heads"):
         made(Concat(), auxiliary=False, inference="vote")
     with pytest.raises(ModelError, match="found inference 'voted'"):
         made(Concat(), inference="voted")

@@ -43,7 +43,7 @@ def test_inference_arrives() -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (["model.inference=voted"], "model.inference: found 'voted', expected one of 'fused', 'vote'"),
+        (["model.inference=voted"], "model.inference: found 'voted', expected one of 'fused', 'vote', 'committee'"),
         (["model.inference=vote", "model.auxiliary=false"], "model: found inference 'vote', auxiliary False"),
         (["objective.terms={similarty: 1}"], "objective: terms: unknown name 'similarty'; did you mean 'similarity'?"),
         (["objective.terms=3"], "objective.terms: found 3"),

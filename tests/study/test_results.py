@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import shutil
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import crossguard as cg
-from crossguard.study import Results, Study, export, page, pooled, repeated, results
+from crossguard.study import EXPORTS, Results, Study, export, page, pooled, repeated, results
 from tests.report.synthetic import RGB, make
 from tests.study.planted import plant, planted
 
@@ -170,7 +171,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     tmp_path = tmp_path_factory.mktemp("exported")
     flags = ({"name": "attack_not_converged", "modality": "rgb", "detail": "more steps changed 9 %"},)
     found = results(planted(tmp_path, "title: A & B_1 <i>50 %</i>", flags=flags))
-    export(found, tmp_path)
+    export(found, tmp_path, tuple(EXPORTS))
     page(found, tmp_path / "study.html", {"Seed 0": "seed-0.html"})
     return found, tmp_path
 
@@ -213,10 +214,27 @@ def test_latex_is_well_formed_and_escaped(exported: tuple[Results, Path]) -> Non
     assert f"{100 * joint.value:.1f} {{\\scriptsize [{100 * joint.low:.1f}, {100 * joint.high:.1f}]}}" in source
 
 
+def test_markdown_is_well_formed(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    lines = (place / "study.md").read_text().splitlines()
+    columns = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("| amr-adversarial")}
+    assert len(columns) == 4  # accuracies, differences, balance, price
+    for head, rule in itertools.pairwise(lines):
+        if rule.startswith("| ---"):
+            assert head.count("|") == rule.count("|")
+            assert head.count("|") in columns
+    joint = found.rows[0].conditions["joint"]["accuracy"]
+    assert f"| {100 * joint.value:.1f} [{100 * joint.low:.0f}, {100 * joint.high:.0f}] |" in "\n".join(lines)
+    d = found.against("concat-standard")["amr-adversarial"]["joint"]
+    assert d.shown
+    assert f"**{100 * d.estimate.value:+.1f}**" in "\n".join(lines)
+    assert "- amr-adversarial: attack_not_converged (rgb), in 3 of 3 runs" in lines
+
+
 def test_an_unknown_export_is_refused_before_anything_is_written(
     exported: tuple[Results, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(cg.InputError, match="cannot export 'xlsx'; expected some of csv, json, latex"):
+    with pytest.raises(cg.InputError, match="cannot export 'xlsx'; expected some of csv, json, latex, markdown"):
         export(exported[0], tmp_path, ["csv", "xlsx"])
     assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import ModelError
 from crossguard.models.attention import Watch, watched, watching
+from crossguard.models.committee import committee, trusted
 from crossguard.models.encoder import Encoder
 from crossguard.models.fusion.fusion import Fusion, Gates, nearest, scale_channels
 from crossguard.models.transformer import frame_mask
@@ -33,9 +34,10 @@ class FusionModel(nn.Module):
     `encode` is everything of a branch before branches first exchange anything, `fuse` everything after. `auxiliary`
     adds a linear head a modality on its last features before they are reweighted (deep supervision). With
     `inference="vote"` the answer in eval mode is the mean of the fused and the auxiliary logits of what is there: up to
-    a temperature, the product of what the heads believe (our choice); training sees the fused ones as before. One
-    encoder makes a unimodal model. In eval mode each sample is answered by itself alone. An absent modality (its mask
-    all False) contributes nothing; inputs that have no encoder are ignored.
+    a temperature, the product of what the heads believe (our choice); with "committee", that product with a `doubt` of
+    each head, and some trusted less than others (see `committee`). Training descends the heads' own losses as before,
+    on inputs attacked by way of the answer. One encoder makes a unimodal model. In eval mode each sample is answered by
+    itself alone. An absent modality (its mask all False) contributes nothing; inputs that have no encoder are ignored.
     """
 
     def __init__(
@@ -45,16 +47,19 @@ class FusionModel(nn.Module):
         classes: int,
         *,
         auxiliary: bool = True,
-        inference: Literal["fused", "vote"] = "fused",
+        inference: Literal["fused", "vote", "committee"] = "fused",
+        doubt: float = 0.1,
+        trust: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         branches = _checked(encoders)
-        if inference not in ("fused", "vote") or (inference == "vote" and not auxiliary):
+        if inference not in ("fused", "vote", "committee") or (inference != "fused" and not auxiliary):
             raise ModelError(
-                f"found inference {inference!r}, auxiliary {auxiliary}; expected 'fused', or 'vote' with auxiliary "
-                f"heads"
+                f"found inference {inference!r}, auxiliary {auxiliary}; expected 'fused', or 'vote' or 'committee' "
+                f"with auxiliary heads"
             )
-        self.inference = inference
+        self.inference, self.doubt = inference, doubt
+        self.trust = trusted(trust or {}, tuple(branches), doubt)
         self.classes = classes
         self.modalities = tuple(branches)
         self.encoders = nn.ModuleDict(branches)
@@ -115,20 +120,22 @@ class FusionModel(nn.Module):
             latents = {name: tokens[name] for name in ended}
             gates = self.fusion.gates(depth, tokens, real)
             branches = {n: self._advance(n, f, gates.scale[n], depth) for n, f in branches.items()}
-        vote = self.inference == "vote" and not self.training
+        asked = self.inference != "fused" and not self.training
         if self.fusion.maps:
             fused, logits = self.fusion.join(*_frames(branches))
             with watching(None):  # pooled for auxiliary heads and latents alone
-                latents = self._tokens(branches, self.dims) if vote or {"auxiliary", "latents"} & set(need) else {}
+                latents = self._tokens(branches, self.dims) if asked or {"auxiliary", "latents"} & set(need) else {}
         else:
             final = self._tokens(branches, self.dims)
             fused, logits = self.fusion(final, real)
             latents = {**final, **latents}
         auxiliary: dict[str, Tensor] | None = None
-        if len(self.heads) and (vote or "auxiliary" in need):
+        if len(self.heads) and (asked or "auxiliary" in need):
             auxiliary = {name: head(latents[name]) for name, head in self.heads.items()}
-        if vote and auxiliary is not None:
-            logits = _voted(logits, torch.stack(list(auxiliary.values()), dim=1), real)
+        if asked and auxiliary is not None:
+            heard = torch.stack(list(auxiliary.values()), dim=1)
+            vote = self.inference == "vote"
+            logits = _voted(logits, heard, real) if vote else committee(logits, heard, real, self.doubt, self.trust)
         return Output(
             logits,
             auxiliary if "auxiliary" in need else None,

@@ -15,8 +15,9 @@ class VideoResNet(Encoder):
 
     (x - `mean`) / `std` is the first layer: one number, or one a channel, in the input's unit ([0, 1] for pictures, mm
     for depth), or None: the clip's own mean by channel over what is there, so that a body is seen alike at any
-    distance. What is masked out (N, 1, T, H, W) becomes the mean. In training each clip is moved by up to `shift`
-    pixels up or down and aside, the mean filling what comes in; inner attacks, in eval mode, see it in its place.
+    distance. What is masked out (N, 1, T, H, W) becomes the mean; `outline` adds a channel that is 1 where the mask
+    is: no attacker moves it. In training each clip is moved by up to `shift` pixels up or down and aside, the mean
+    filling what comes in; inner attacks, in eval mode, see it in its place.
     `blocks` are the residual blocks a layer, `stem` and `stride` the first convolution's kernel and stride over
     (T, H, W). The defaults suit small clips; `width=64, blocks=(2, 2, 2, 2), stem=(3, 7, 7), stride=(1, 2, 2)` is
     R3D-18.
@@ -34,6 +35,7 @@ class VideoResNet(Encoder):
         stride: tuple[int, int, int] = (2, 2, 2),
         mean: float | tuple[float, ...] | None = 0.5,
         std: float | tuple[float, ...] = 0.25,
+        outline: bool = False,
         shift: int = 0,
     ) -> None:
         super().__init__()
@@ -42,7 +44,7 @@ class VideoResNet(Encoder):
             raise ModelError(f"VideoResNet: shift is {shift}, expected a whole number of pixels >= 0")
         if min(blocks) < 1:
             raise ModelError(f"VideoResNet: found blocks={blocks}, expected at least one block in each of four layers")
-        self.channels, self.shift = channels, shift
+        self.channels, self.outline, self.shift = channels, outline, shift
         self.mean: Tensor | None
         self.std: Tensor
         centre = None if mean is None else _per_channel(affine(mean, channels, "VideoResNet mean"))
@@ -51,7 +53,7 @@ class VideoResNet(Encoder):
         widths = (width, 2 * width, 4 * width, 8 * width)
         padding = (stem[0] // 2, stem[1] // 2, stem[2] // 2)
         self.stem = nn.Sequential(
-            nn.Conv3d(channels, width, stem, stride, padding, bias=False), nn.BatchNorm3d(width), nn.ReLU()
+            nn.Conv3d(channels + outline, width, stem, stride, padding, bias=False), nn.BatchNorm3d(width), nn.ReLU()
         )
         before = width
         for i, (size, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -69,6 +71,9 @@ class VideoResNet(Encoder):
         real = None if mask is None else expand_mask(mask, x)
         x = (x - (_own_mean(x, real) if self.mean is None else self.mean)) / self.std
         x = x if real is None else torch.where(real, x, torch.zeros_like(x))
+        if self.outline:
+            shown = torch.ones_like(x[:, :1]) if real is None else real[:, :1].to(x.dtype).expand_as(x[:, :1])
+            x = torch.cat([x, shown], dim=1)
         return _moved(x, self.shift) if self.training and self.shift else x
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -35,7 +35,12 @@ def heading(name: str, seed: Annotated[int, Field(ge=0, lt=2**63)] = 0) -> None:
     """The options at the top of a recipe."""
 
 
-def architecture(auxiliary: bool = True, inference: Literal["fused", "vote"] = "fused") -> None:
+def architecture(
+    auxiliary: bool = True,
+    inference: Literal["fused", "vote", "committee"] = "fused",
+    doubt: float = 0.1,
+    trust: dict[str, float] | None = None,
+) -> None:
     """The options of `model` besides its components."""
 
 
@@ -52,7 +57,7 @@ class Recipe:
     data: Component
     encoders: dict[str, Component]
     fusion: Component
-    flags: dict[str, Any]  # auxiliary, inference
+    flags: dict[str, Any]  # auxiliary, inference, doubt, trust
     objective: Objective
     threat: ThreatModel
     train: TrainConfig
@@ -126,7 +131,7 @@ class _Model:
 
     @classmethod
     def read(cls, given: Any, problems: Problems) -> _Model:
-        section = mapping(given, ("encoders", "fusion", "auxiliary", "inference"), "model", problems)
+        section = mapping(given, ("encoders", "fusion", "auxiliary", "inference", "doubt", "trust"), "model", problems)
         named = section.get("encoders")
         if not isinstance(named, Mapping) or not named:
             problems.add("model.encoders", f"found {named!r}, expected a mapping from modality to {{name: …}}")
@@ -136,7 +141,9 @@ class _Model:
             for name, encoder in named.items()
         }
         fusion = component(section.get("fusion", "concat"), FUSIONS, "model.fusion", problems, supplied=("dims",))
-        flags = options(architecture, only(section, "auxiliary", "inference"), "model", problems) or {}
+        flags = (
+            options(architecture, only(section, "auxiliary", "inference", "doubt", "trust"), "model", problems) or {}
+        )
         # Built once, without memory, to hear what they have against their options and one another.
         with torch.device("meta"):
             joined = construct(fusion, "model.fusion", problems)

@@ -1,4 +1,4 @@
-"""A study's figures for other programs: CSV (tidy, one figure a line), JSON (all of it) and LaTeX (booktabs)."""
+"""A study's figures for other programs: CSV (tidy, one figure a line), JSON (all of it), LaTeX (booktabs), Markdown."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from crossguard.core.errors import InputError
 from crossguard.core.files import write_atomic, write_json
 from crossguard.evaluation import Estimate
 from crossguard.report import text
+from crossguard.study.markdown import write_markdown
 from crossguard.study.results import Difference, Results, Row
 
 COLUMNS: tuple[str, ...] = (
@@ -25,7 +26,7 @@ _SPECIAL = {
 
 
 def export(results: Results, folder: Path, kinds: Sequence[str] = ("csv", "json", "latex")) -> list[Path]:
-    """Write `study.csv`, `study.json` and `study.tex` into `folder`, as far as `kinds` names them; the paths written.
+    """Write `study.csv`, `.json`, `.tex` and `.md` into `folder`, as far as `kinds` names them; the paths written.
 
     Raises InputError, before anything is written, for a kind that there is not.
     """
@@ -144,4 +145,5 @@ EXPORTS: Mapping[str, Callable[[Results, Path], Path]] = {
     "csv": _write_csv,
     "json": _write_json,
     "latex": _write_latex,
+    "markdown": write_markdown,
 }

@@ -1,0 +1,117 @@
+"""A study's tables as Markdown, for pages that are kept beside the code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from crossguard.core.files import write_atomic
+from crossguard.evaluation import Estimate
+from crossguard.report import text
+from crossguard.study.results import Difference, Results, Row
+
+
+def write_markdown(results: Results, folder: Path) -> Path:
+    """Write `study.md`: accuracies, paired differences, balance beside reliance, prices, doubts and what is missing."""
+    folds = (
+        f", {len(results.folds)} folds, each sample tested by the model that did not see it" if results.folds else ""
+    )
+    parts = [
+        f"# {results.title}",
+        f"Seeds {', '.join(map(str, results.seeds))}{folds}. 95 % intervals in brackets, by a bootstrap over seeds "
+        f"and, apart from them, over groups and samples within groups.",
+        "## Share still right, in per cent",
+        _accuracies(results),
+    ]
+    for second in dict.fromkeys(d.second for d in results.differences):
+        parts += [
+            f"## Minus {second}, in points, paired by sample and seed",
+            "Bold where the interval leaves zero out; after the bar, the smallest true difference that this design "
+            "would have shown four times in five.",
+            _differences(results, second),
+        ]
+    parts += ["## Balance beside reliance", _balance(results), "## Price, means of one training", _prices(results)]
+    doubts = [f"- {row.name}: {_counted(row)}" for row in results.rows if row.flags]
+    parts += ["## Doubts", "\n".join(doubts) or "No check of any run raised a flag."]
+    if results.notes:
+        parts += ["## Missing", "\n".join(f"- {note}" for note in results.notes)]
+    write_atomic(folder / "study.md", lambda file: file.write(("\n\n".join(parts) + "\n").encode()))
+    return folder / "study.md"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _accuracies(results: Results) -> str:
+    lines = [
+        [
+            row.name + ("" if row.seeds == results.seeds else f" ({len(row.seeds)} of {len(results.seeds)} seeds)"),
+            *(_share(row.conditions[c][row.metric] if c in row.conditions else None) for c in results.conditions),
+            _share(row.average),
+            "0" if row.name == results.reference else _points(row.relative_improvement),
+        ]
+        for row in results.rows
+    ]
+    return _table(["recipe", *map(text.short, results.conditions), "Avg", "RI"], lines)
+
+
+def _differences(results: Results, second: str) -> str:
+    against = results.against(second)
+    lines = [[first, *(_difference(by.get(c)) for c in results.conditions)] for first, by in against.items()]
+    return _table(["recipe", *map(text.short, results.conditions)], lines)
+
+
+def _balance(results: Results) -> str:
+    modalities = list(dict.fromkeys(m for row in results.rows for m in row.reliance))
+    lines = [
+        [
+            row.name,
+            *(_share(row.balance.get(name)) for name in ("gap", "ratio")),
+            *(_points(row.reliance[m].scaled(100) if m in row.reliance else None) for m in modalities),
+        ]
+        for row in results.rows
+    ]
+    return _table(["recipe", "gap", "ratio, %", *(f"lost without {m}" for m in modalities)], lines)
+
+
+def _prices(results: Results) -> str:
+    lines = [[row.name, *_price(row.prices)] for row in results.rows]
+    return _table(["recipe", "seconds", "forwards", "backwards", "parameters", "ms a sample", "x reference"], lines)
+
+
+def _price(prices: Mapping[str, float]) -> list[str]:
+    latency = prices.get("latency_ratio")
+    return [
+        f"{prices['seconds']:.0f}" if "seconds" in prices else text.NOTHING,
+        *(text.large(prices[key]) if key in prices else text.NOTHING for key in ("forwards", "backwards")),
+        text.large(prices["parameters"]),
+        f"{prices['milliseconds']:.2g}",
+        text.NOTHING if latency is None else f"{latency:.2f}",
+    ]
+
+
+def _counted(row: Row) -> str:
+    return "; ".join(f"{flag}, in {n} of {row.runs} runs" for flag, n in row.flags.items())
+
+
+def _share(e: Estimate | None) -> str:
+    if e is None or not math.isfinite(e.value):
+        return text.NOTHING
+    return f"{100 * e.value:.1f} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+
+
+def _points(e: Estimate | None) -> str:
+    if e is None or not math.isfinite(e.value):
+        return text.NOTHING
+    return f"{e.value:+.1f} [{e.low:+.0f}, {e.high:+.0f}]"
+
+
+def _difference(d: Difference | None) -> str:
+    if d is None or not math.isfinite(d.estimate.value):
+        return text.NOTHING
+    e = d.estimate.scaled(100)
+    value = f"**{e.value:+.1f}**" if d.shown else f"{e.value:+.1f}"
+    return f"{value} [{e.low:+.1f}, {e.high:+.1f}] \\| {100 * d.smallest_shown:.1f}"
