@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from crossguard.attacks.apgd import apgd, apgd_t
+from crossguard.attacks.attention import attention_drift
 from crossguard.attacks.bpda import BPDA, Preprocessed
 from crossguard.attacks.cw import cw
 from crossguard.attacks.expectation import Expectation
@@ -44,6 +45,7 @@ __all__ = [
     "WorstCase",
     "apgd",
     "apgd_t",
+    "attention_drift",
     "cw",
     "fgsm",
     "fmn",

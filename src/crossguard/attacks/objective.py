@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from crossguard.core.task import Task
 
@@ -74,10 +75,27 @@ def _spread(logits: Tensor, goal: Goal, least: int) -> Tensor:
     return (top[:, 0] - top[:, 2:].mean(dim=1)).clamp_min(1e-12)
 
 
+def ranking(logits: Tensor, goal: Goal) -> Tensor:
+    """log(1 + sum over pairs of exp(absent - present)), a bound on the wrongly ranked pairs (LSEP, Li et al., CVPR
+    2017), which is what mAP and GAP count.
+
+    Without a present (absent) class the others are ranked against 0, as in the margin: high scores of a sample without
+    any label cost precision too. A single label is the one that is present.
+    """
+    targets = goal.targets
+    present = targets.bool() if targets.dim() == 2 else torch.zeros_like(logits).scatter(1, targets[:, None], 1).bool()
+    # A finite fill: the gradient of an empty logsumexp would be NaN.
+    absent = logits.masked_fill(present, -1e4).logsumexp(dim=1)
+    missed = (-logits).masked_fill(~present, -1e4).logsumexp(dim=1)
+    loss = F.softplus(torch.where(present.all(dim=1), 0.0, absent) + torch.where(present.any(dim=1), missed, 0.0))
+    return -loss if goal.targeted else loss
+
+
 OBJECTIVES: dict[str, Objective] = {
     "cross_entropy": cross_entropy,
     "dlr": dlr,
     "margin": margin,
+    "ranking": ranking,
     "targeted_dlr": targeted_dlr,
     "targeted_margin": targeted_margin,
 }

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crossguard.attacks import pgd
-from crossguard.attacks.objective import Goal
+from crossguard.attacks import attention_drift, pgd
+from crossguard.attacks.objective import Goal, ranking
+from crossguard.attacks.result import AttackResult
 from crossguard.attacks.stages import Stage, Worst, run_stage
 from crossguard.core import Batch, Inputs, Task, forward, take
 from crossguard.diagnostics import Failure
@@ -90,18 +90,6 @@ class Track(Worst):
         better = self.improve(rows, point, margin, by)
         fooled = rows[better & (margin <= 0)]
         self.broken[fooled] = self.broken[fooled].clamp(max=scale)
-
-
-def ranking(logits: Tensor, goal: Goal) -> Tensor:
-    """(N,) log(1 + sum over pairs of exp(absent - present)), a bound on the wrongly ranked pairs (LSEP, Li et al.,
-    CVPR 2017), which is what mAP and GAP count. Without a present (absent) class the others are ranked against 0, as
-    in the margin: high scores of a sample without any label cost precision too."""
-    present = goal.targets.bool()
-    # A finite fill: the gradient of an empty logsumexp would be NaN.
-    absent = logits.masked_fill(present, -1e4).logsumexp(dim=1)
-    missed = (-logits).masked_fill(~present, -1e4).logsumexp(dim=1)
-    loss = F.softplus(torch.where(present.all(dim=1), 0.0, absent) + torch.where(present.any(dim=1), missed, 0.0))
-    return -loss if goal.targeted else loss
 
 
 def strike(
@@ -224,7 +212,12 @@ def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs
             fixed = {m: best[m] if m in subset.names and m not in seen else x for m, x in part.inputs.items()}
             options: dict[str, Any] = case.options(part, case.seed) | {"stop": "never", "select": "last"}
             options |= {"steps": steps, "step_size": REACH / steps, "objective": ranking}
-            result = pgd(case.model, fixed, part.targets, subset.only(*seen), start=best, **options)
-            case.work.add(condition, result.forwards, result.backwards)
-            best, loss = worse(best, loss, result.inputs)
+            attacks: list[tuple[Callable[..., AttackResult], dict[str, Any]]] = [(pgd, {})]
+            if case.protocol.attention_weight:
+                attacks.append((attention_drift, {"weight": case.protocol.attention_weight}))
+            for attack, further in attacks:
+                args = case.model, fixed, part.targets, subset.only(*seen)
+                result = attack(*args, start=best, **options, **further)
+                case.work.add(condition, result.forwards, result.backwards)
+                best, loss = worse(best, loss, result.inputs)
     return best, loss

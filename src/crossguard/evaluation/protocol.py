@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from crossguard.attacks.attention import attention_drift
 from crossguard.attacks.objective import OBJECTIVES
 from crossguard.attacks.stages import EFFORTS, Stage, climb
 from crossguard.core import RecipeError
@@ -24,7 +25,9 @@ class Protocol:
     they are given, `steps` (of the stages that follow gradients), `objectives` (each climbed once, in this order, in
     place of the stages) and `restarts` stand instead of its own. Each other scale adds `curve_steps` on the margin;
     `scales` are doubled on until the joint attack leaves at most 1 % right, or up to `max_scale`. `samples` caps the
-    set (None: all), `clips` are kept for the viewer, `check_samples` are attacked again by the machine checks.
+    set (None: all), `clips` are kept for the viewer, `check_samples` are attacked again by the machine checks. Where
+    `attention_weight` > 0, attacks that also drag attention away, with this weight, have their turn last: for models
+    that give attention maps.
     """
 
     name: Literal["quick", "standard", "thorough"] = "standard"
@@ -39,6 +42,7 @@ class Protocol:
     clips: Annotated[int, Field(ge=0)] = 8
     check_samples: Annotated[int, Field(ge=0)] = 128
     missing_fill: Fill = "mean"
+    attention_weight: Annotated[float, Field(ge=0)] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "curve_steps", "noise_trials"):
@@ -49,6 +53,8 @@ class Protocol:
             raise RecipeError(f"protocol: samples is {self.samples}, expected >= 1, or None for all")
         if min(self.clips, self.check_samples) < 0:
             raise RecipeError("protocol: clips and check_samples cannot be negative")
+        if not 0 <= self.attention_weight < float("inf"):
+            raise RecipeError(f"protocol: attention_weight is {self.attention_weight}, expected a finite number >= 0")
         objectives = ("margin",) if self.objectives is None else self.objectives
         if not objectives or any(o not in OBJECTIVES for o in objectives):
             raise RecipeError(f"protocol: objectives are {self.objectives}, expected some of {sorted(OBJECTIVES)}")
@@ -64,6 +70,10 @@ class Protocol:
         stages = EFFORTS[self.name]
         if self.objectives is not None:
             stages = tuple(climb(o, _longest(stages)) for o in self.objectives)
+        if self.attention_weight:
+            steps = self.steps or _longest(stages)
+            options = {"weight": self.attention_weight, "step_size": 2.5 / steps}
+            stages = (*stages, Stage("attention drift", attention_drift, steps, options))
         return tuple(s.changed(self.steps, self.restarts) for s in stages)
 
     @property
