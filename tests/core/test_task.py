@@ -58,3 +58,23 @@ def test_a_few_honest_logits_in_the_unit_interval_are_no_probabilities() -> None
     assert not task.looks_like_probabilities(torch.tensor([[0.3, 0.6]]))
     assert task.looks_like_probabilities(torch.full((8, 2), 0.3))
     assert not task.looks_like_probabilities(torch.full((8, 2), -0.3))
+
+
+@pytest.mark.parametrize("task", [cg.SingleLabel(1), cg.SingleLabel(5), cg.MultiLabel(1), cg.MultiLabel(5)])
+def test_the_slope_is_the_gradient_of_the_loss(task: cg.Task) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(7, task.classes, generator=generator, dtype=torch.float64).requires_grad_()
+    shape = (7,) if isinstance(task, cg.SingleLabel) else (7, task.classes)
+    targets = torch.randint(0, task.classes if len(shape) == 1 else 2, shape, generator=generator)
+    (wanted,) = torch.autograd.grad(task.loss(logits, targets).sum(), logits)
+    assert torch.allclose(task.slope(logits.detach(), targets), wanted)
+
+
+def test_all_right_only_where_every_margin_is_positive() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    assert cg.SingleLabel(2).all_right(logits, torch.tensor([0, 1]))
+    assert not cg.SingleLabel(2).all_right(logits, torch.tensor([0, 0]))
+    assert not cg.SingleLabel(1).all_right(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 0]))
+    assert cg.MultiLabel(2).all_right(logits, torch.tensor([[1, 0], [0, 1]]))
+    assert not cg.MultiLabel(2).all_right(logits.neg(), torch.tensor([[1, 0], [0, 1]]))
+    assert not cg.MultiLabel(2).all_right(torch.full((1, 2), torch.nan), torch.tensor([[1, 0]]))

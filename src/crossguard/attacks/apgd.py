@@ -54,6 +54,7 @@ class AutoStep:
 
     steps: int
     gradient: ClassVar[bool] = True
+    loss: ClassVar[bool] = True
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Memory:
         x = next(iter(point.values()))

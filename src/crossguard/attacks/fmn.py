@@ -45,6 +45,7 @@ class AdaptiveNorm:
     step_size: float
     growth: float
     gradient: ClassVar[bool] = True
+    loss: ClassVar[bool] = True
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Memory:
         still = self.share(point, balls)

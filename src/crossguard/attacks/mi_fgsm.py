@@ -26,6 +26,7 @@ class Momentum:
     step_size: float
     decay: float
     gradient: ClassVar[bool] = True
+    loss: ClassVar[bool] = False
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Inputs:
         return {n: torch.zeros_like(x) for n, x in point.items()}

@@ -14,21 +14,17 @@ from crossguard.attacks.view import View, hastened
 from crossguard.core.batch import Inputs, take
 from crossguard.core.random import combine, text_key
 from crossguard.threat import Ball, ThreatModel
-from crossguard.threat.ball import blend, spread
+from crossguard.threat.ball import spread
 
 
 @dataclass
 class Rows:
-    """The rows that are still searched; every tensor leads with the row axis. A row stands at `point`; `best` is what
-    was worst for the model of all that it was shown, with its `margin` and its `score` (lower is better)."""
+    """The rows that are still searched; every tensor leads with the row axis. A row stands at `point`."""
 
     index: Tensor
     targets: Tensor
     rival: Tensor | None
     point: Inputs
-    best: Inputs
-    margin: Tensor
-    score: Tensor
     balls: dict[str, Ball]
     view: View
     memory: Any
@@ -37,16 +33,9 @@ class Rows:
         """What stands for the points before the model: themselves, but where a budget knows codes."""
         return {name: self.balls[name].shown(x) for name, x in self.point.items()}
 
-    def remember(self, shown: Inputs, gap: Tensor, score: Tensor) -> None:
-        """Keep what was shown where its score is the lowest so far; NaN never wins."""
-        better = score < self.score
-        self.score = torch.fmin(score, self.score)
-        self.margin = self.score if score is gap else torch.where(better, gap, self.margin)
-        self.best = {n: blend(better, x, self.best[n]) for n, x in shown.items()}
-
-    def fooled(self, width: int, samples: int) -> Tensor:
-        """(R,) whether a row, or another one of its sample, has fooled the model; `width` rows make a sample."""
-        fooled = self.margin <= 0
+    def fooled(self, gap: Tensor, width: int, samples: int) -> Tensor:
+        """(R,) whether a row, or another one of its sample, fools the model now; `width` rows make a sample."""
+        fooled = gap <= 0
         if width == 1:
             return fooled
         sample = self.index // width
@@ -75,8 +64,7 @@ def begin(
             point[name] = torch.where(spread(turn < aims, first), first, point[name]) if width > aims else first
     point = threat.couple(point, balls)
     rival = None if problem.rivals is None else problem.rivals[origin, turn % aims]
-    worst = torch.full((origin.numel(),), torch.inf, device=origin.device, dtype=problem.dtype)
     index = torch.arange(origin.numel(), device=origin.device)
     fast = hastened(rowed(seen), problem.precision, problem.compiled)
     memory = plan.step.begin(point, balls, key)
-    return Rows(index, rowed(targets), rival, point, point, worst, worst, balls, fast, memory), width
+    return Rows(index, rowed(targets), rival, point, balls, fast, memory), width

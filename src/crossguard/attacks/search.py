@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks.arguments import check_arguments
-from crossguard.attacks.objective import Goal
+from crossguard.attacks.best import Best
+from crossguard.attacks.objective import SLOPES, Goal
 from crossguard.attacks.plan import Plan
 from crossguard.attacks.problem import Notes, Problem
 from crossguard.attacks.result import AttackResult
@@ -65,6 +66,8 @@ def search(
     check_arguments(inputs, targets, threat, mask, ids, task)
     if trace and (stop != "never" or plan.restarts > 1 or len(plan.rivals) > 1 or len(threat.subsets()) > 1):
         raise ThreatError('a trace needs stop="never", one restart, one rival at most and no at_most')
+    if plan.score is not None and stop != "never":
+        raise ThreatError('an attack with a score of its own needs stop="never": the first success is not its best')
     with borrowed(model, seed, targets.device) as net:
         given, targets = {n: _plain(x) for n, x in inputs.items()}, _plain(targets)
         masks = {n: _plain(m) for n, m in (mask or {}).items()}
@@ -148,9 +151,9 @@ def _climb(
 ) -> tuple[Inputs, Tensor, Tensor, Tensor]:
     """Search the samples `alive`; returns by sample the best point, its score, its margin and the steps it took."""
     plan, notes = problem.plan, Notes() if problem.traced else None
-    climbed, follows = plan.climbed, plan.step.gradient
+    follows = plan.step.gradient
     rows, width = begin(problem, seen, keys, threat, alive, start)
-    best, score, margin, taken = rows.best, rows.score, rows.margin, torch.full_like(rows.index, plan.steps)
+    best, taken = Best(problem, rows), torch.full_like(rows.index, plan.steps)
     for step in range(plan.steps):
         shown = rows.shown()
         leaves = {n: x.detach().requires_grad_(follows) for n, x in shown.items()}
@@ -159,34 +162,30 @@ def _climb(
         problem.forwards += rows.index.numel()
         if step == 0:
             problem.meet(logits, rows.targets)
+        said, stay = logits.detach(), None
         if problem.examine:
-            _remember(problem, rows, shown, logits.detach())
-        stay: Tensor | None = None
-        if problem.stop:
-            fooled = rows.fooled(width, alive.numel())
+            best.see(rows, shown, said)
+        if problem.stop and not problem.all_right(said, rows.targets):
+            gap = problem.gap(said, rows.targets)
+            fooled = rows.fooled(gap, width, alive.numel())
             left = _where(fooled)
             if left.numel():
+                taken.index_fill_(0, best.leave(rows, left, shown, gap), step)
                 stay = _where(~fooled)
-                out = rows.index.index_select(0, left)
-                best = {n: b.index_copy(0, out, rows.best[n].index_select(0, left)) for n, b in best.items()}
-                score = score.index_copy(0, out, rows.score.index_select(0, left))
-                margin = margin.index_copy(0, out, rows.margin.index_select(0, left))
-                taken = taken.index_fill(0, out, step)
                 if not stay.numel():
                     break
-        assert problem.task is not None
-        loss = climbed(logits, Goal(rows.targets, problem.task, problem.targeted, rows.rival))
-        gradient = _gradient(loss, leaves, check=step == 0) if follows else {}
+        loss, gradient = _ascent(problem, rows, logits, leaves, check=step == 0)
         problem.backwards += rows.index.numel() if follows else 0
         if notes:
-            notes.loss.append(loss.detach())
+            notes.loss.append(loss)
             notes.gradient.append(gradient)
-            notes.margin.append(problem.gap(logits.detach(), rows.targets))
+            notes.margin.append(problem.gap(said, rows.targets))
         if stay is not None:
-            rows, gradient, loss = take(rows, stay), take(gradient, stay), loss.index_select(0, stay)
-        rows.point, rows.memory = plan.step.move(rows.memory, rows.point, gradient, loss.detach(), rows.balls, step)
+            rows, gradient = take(rows, stay), take(gradient, stay)
+            loss = loss.index_select(0, stay) if loss.numel() else loss
+        rows.point, rows.memory = plan.step.move(rows.memory, rows.point, gradient, loss, rows.balls, step)
         rows.point = threat.couple(rows.point, rows.balls, gradient or None)
-        del leaves, logits, loss, gradient  # or they stand beside the next forward pass in memory
+        del leaves, logits, said, loss, gradient  # or they stand beside the next forward pass in memory
     else:
         shown = rows.shown()
         if problem.examine:
@@ -194,32 +193,40 @@ def _climb(
                 logits = rows.view.logits(shown)
             problem.forwards += rows.index.numel()
             problem.meet(logits, rows.targets)
-            _remember(problem, rows, shown, logits)
+            best.see(rows, shown, logits)
+            best.settle(rows)
             if notes:
                 notes.margin.append(problem.gap(logits, rows.targets))
-        kept = rows.best if problem.examine else shown
-        best = {n: b.index_copy(0, rows.index, kept[n]) for n, b in best.items()}
-        score, margin = score.index_copy(0, rows.index, rows.score), margin.index_copy(0, rows.index, rows.margin)
+        else:
+            best.point = shown
     problem.trace = notes
     if width == 1:
-        return best, score, margin, taken
-    chosen = score.view(-1, width).argmin(dim=1) + torch.arange(alive.numel(), device=alive.device) * width
-    return take(best, chosen), score[chosen], margin[chosen], taken[chosen]
+        return best.point, best.score, best.margin, taken
+    chosen = best.score.view(-1, width).argmin(dim=1) + torch.arange(alive.numel(), device=alive.device) * width
+    return take(best.point, chosen), best.score[chosen], best.margin[chosen], taken[chosen]
 
 
-def _remember(problem: Problem, rows: Rows, shown: Inputs, logits: Tensor) -> None:
-    gap = problem.gap(logits, rows.targets)
-    score = problem.plan.score
-    rows.remember(shown, gap, gap if score is None else score(shown, rows.balls, gap))
+def _ascent(problem: Problem, rows: Rows, logits: Tensor, leaves: Inputs, check: bool) -> tuple[Tensor, Inputs]:
+    """The objective by row and its gradients at the attacked inputs alone, as far as the step rule needs them."""
+    assert problem.task is not None
+    plan, goal = problem.plan, Goal(rows.targets, problem.task, problem.targeted, rows.rival)
+    said, slope = logits.detach(), SLOPES.get(plan.climbed)
+    if not plan.step.gradient:
+        return plan.climbed(said, goal), {}
+    if slope is None:
+        loss = plan.climbed(logits, goal)
+        return loss.detach(), _gradient(loss, torch.ones_like(loss), leaves, check)
+    loss = plan.climbed(said, goal) if plan.step.loss or problem.traced else said.new_empty(0)
+    return loss, _gradient(logits, slope(said, goal), leaves, check)
 
 
-def _gradient(loss: Tensor, leaves: Inputs, check: bool) -> Inputs:
-    """Gradients of attacked inputs alone; raises ModelError where an input has none."""
-    if check and not loss.requires_grad:
+def _gradient(output: Tensor, slope: Tensor, leaves: Inputs, check: bool) -> Inputs:
+    """Gradients of `output` x `slope` at the leaves; raises ModelError where one has none."""
+    if check and not output.requires_grad:
         raise ModelError(
             f"the model yields no gradient for {list(leaves)}: its output does not depend on them differentiably"
         )
-    found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
+    found = torch.autograd.grad([output], list(leaves.values()), [slope], allow_unused=True)
     gradient = dict(zip(leaves, found, strict=True))
     if check:
         for name, g in cast("dict[str, Tensor | None]", gradient).items():

@@ -41,6 +41,7 @@ class Blocks:
     queries: int
     share: float
     gradient: ClassVar[bool] = False
+    loss: ClassVar[bool] = True
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Memory:
         # From a given start go on with its signs; the clean point has none.

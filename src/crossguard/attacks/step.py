@@ -15,10 +15,11 @@ from crossguard.threat.budget import Ball
 class StepRule(Protocol):
     """One move of all rows; the memory is any nest of tensors that lead with the row axis.
 
-    A rule with `gradient` False is given none, and none is paid for.
+    What a rule says it has no need of (`gradient`, `loss`) is not paid for, and comes empty.
     """
 
     gradient: ClassVar[bool]
+    loss: ClassVar[bool]
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Any:
         """The memory before the first move; `key` (R,) seeds what is random."""
@@ -37,6 +38,7 @@ class Steepest:
 
     step_size: float
     gradient: ClassVar[bool] = True
+    loss: ClassVar[bool] = False
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> None:
         return None

@@ -33,6 +33,7 @@ class Together:
     own: ThreatModel
     step_size: float
     gradient: ClassVar[bool] = True
+    loss: ClassVar[bool] = False
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> None:
         return None

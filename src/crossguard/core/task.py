@@ -46,6 +46,11 @@ class SingleLabel:
         """Cross-entropy, (N,)."""
         return F.cross_entropy(logits, targets, reduction="none")
 
+    def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N, C) the gradient of each sample's `loss`, in closed form."""
+        index = targets.unsqueeze(1)
+        return logits.softmax(dim=1).scatter_add_(1, index, logits.new_full(index.shape, -1.0))
+
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) true logit minus the best other one; a sample is right where it is > 0 (a tie is not right)."""
         index = targets.unsqueeze(1)
@@ -53,6 +58,10 @@ class SingleLabel:
         if logits.shape[1] == 1:
             return own
         return own - logits.scatter(1, index, -torch.inf).amax(dim=1)
+
+    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
+        """Whether the true class wins everywhere, or ties: quicker than margins."""
+        return logits.shape[1] > 1 and torch.equal(logits.argmax(dim=1), targets)
 
     def own(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) the true logit."""
@@ -93,12 +102,20 @@ class MultiLabel:
         """Binary cross-entropy, the mean over classes, (N,)."""
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(dim=1)
 
+    def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N, C) the gradient of each sample's `loss`, in closed form."""
+        return (logits.sigmoid() - targets).div_(logits.shape[1])
+
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).
 
         Without a present (absent) class the other side is compared with 0, the logit of probability 1/2.
         """
         return self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype))
+
+    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
+        """Whether every margin is > 0."""
+        return bool((self.margin(logits, targets) > 0).all())
 
     def own(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) the best present logit, 0 where no class is present."""

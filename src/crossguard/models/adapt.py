@@ -73,6 +73,7 @@ class Adapted(nn.Module):
         if unknown:
             raise ModelError(f"adapt: masks name {unknown}, the inputs are {sorted(self.names)}")
         self.net = net
+        self.training = net.training  # or every attack would switch it, and back
         self.output: Answer = output
         self.select, self.masks, self.attention = select, dict(masks), attention
 

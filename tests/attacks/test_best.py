@@ -1,0 +1,106 @@
+"""The best point is the same however many points wait to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crossguard as cg
+from crossguard.attacks import best, pgd
+from tests.models_for_tests import Mixed
+
+THREAT = cg.ThreatModel(a=cg.Linf(0.25), b=cg.L2(0.3))
+
+
+class Noted(nn.Module):
+    """Keeps what it was shown and said; `spoilt` answers NaN in its odd calls."""
+
+    def __init__(self, spoilt: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.spoilt = Mixed().eval(), spoilt
+        self.shown: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        logits = self.net(inputs)
+        logits = logits * torch.nan if self.spoilt and len(self.shown) % 2 else logits
+        self.shown.append((inputs["a"].detach(), logits.detach()))
+        return logits
+
+
+def _sample(model: Noted, n: int = 24) -> tuple[cg.Inputs, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    inputs = {"a": torch.randn(n, 6, generator=generator), "b": torch.randn(n, 4, generator=generator)}
+    return inputs, model.net(inputs).argmax(dim=1)
+
+
+@pytest.fixture(params=["one", "some", "all"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one point, for three, for as many as there are."""
+    monkeypatch.setattr(best, "WAITING", {"one": 1, "some": 3 * 24 * 10 * 4, "all": 2**30}[request.param])
+
+
+@pytest.mark.usefixtures("waiting")
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_the_best_of_all_points_shown_is_returned(spoilt: bool) -> None:
+    model = Noted(spoilt)
+    inputs, targets = _sample(model)
+    result = pgd(model, inputs, targets, THREAT, steps=11, step_size=1.0, stop="never")
+    shown = model.shown[:-1]  # the last call confirms what is returned
+    margins = torch.stack([cg.SingleLabel(3).margin(z, targets) for _, z in shown]).nan_to_num(torch.inf)
+    assert len(shown) == 12
+    low, first = margins.min(dim=0)
+    assert torch.equal(result.inputs["a"], torch.stack([x for x, _ in shown])[first, torch.arange(24)])
+    if not spoilt:  # its confirmation is NaN
+        assert torch.allclose(result.margin, low, atol=1e-5)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("stop", ["success", "never"])
+def test_how_much_waits_changes_nothing(
+    stop: Literal["success", "never"], restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> cg.attacks.AttackResult:
+        model = Noted()
+        inputs, targets = _sample(model)
+        return pgd(model, inputs, targets, THREAT, steps=15, restarts=restarts, stop=stop, ids=range(24))
+
+    found = {}
+    for room in (1, 3000, 2**30):
+        monkeypatch.setattr(best, "WAITING", room)
+        found[room] = run()
+    assert 0 < found[1].success.sum() < 24
+    for other in (found[3000], found[2**30]):
+        assert torch.equal(other.margin, found[1].margin)
+        assert torch.equal(other.steps, found[1].steps)
+        assert all(torch.equal(other.inputs[n], found[1].inputs[n]) for n in other.inputs)
+        assert (other.forwards, other.backwards) == (found[1].forwards, found[1].backwards)
+
+
+@pytest.mark.parametrize("spoil", [lambda z: z * torch.nan, lambda z: z * 0.0])
+def test_nothing_to_compare_returns_an_allowed_point(spoil: Callable[[Tensor], Tensor]) -> None:
+    class Spoilt(Noted):
+        def forward(self, inputs: cg.Inputs) -> Tensor:
+            return spoil(super().forward(inputs))
+
+    model = Spoilt()
+    inputs, targets = _sample(model)
+    result = pgd(model, inputs, targets, THREAT, steps=3, stop="never")
+    assert THREAT.contains(result.inputs, inputs).all()
+
+
+def test_a_score_of_its_own_is_no_reason_to_stop() -> None:
+    from crossguard.attacks.plan import Plan
+    from crossguard.attacks.search import search
+    from crossguard.attacks.start import clean
+    from crossguard.attacks.step import Steepest
+
+    model = Noted()
+    inputs, targets = _sample(model)
+    plan = Plan("margin", Steepest(0.1), clean, 3, score=lambda shown, balls, gap: gap)
+    with pytest.raises(cg.ThreatError, match="never"):
+        search(plan, model, inputs, targets, THREAT)
