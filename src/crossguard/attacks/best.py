@@ -60,11 +60,16 @@ class Best:
             low, first = gaps.min(dim=0)
             gap, place = low, torch.arange(len(low), device=low.device)
             shown = {n: torch.stack([s[n] for s, _ in seen])[first, place] for n in self.point}
-        score = self.score.index_select(0, index)
+        whole = len(index) == len(self.score)
+        old: tuple[Inputs, Tensor, Tensor] = (self.point, self.score, self.margin)
+        before, score, margin = old if whole else take(old, index)
         better = low < score
-        margin = torch.where(better, gap, self.margin.index_select(0, index))
-        old = take(self.point, index)
-        self._keep(index, {n: blend(better, x, old[n]) for n, x in shown.items()}, torch.fmin(low, score), margin)
+        point = {n: blend(better, x, before[n]) for n, x in shown.items()}
+        score, margin = torch.fmin(low, score), torch.where(better, gap, margin)
+        if whole:
+            self.point, self.score, self.margin = point, score, margin
+        else:
+            self._keep(index, point, score, margin)
 
     def _keep(self, index: Tensor, point: Inputs, score: Tensor, margin: Tensor) -> None:
         for n, x in point.items():
