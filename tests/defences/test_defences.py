@@ -249,3 +249,14 @@ def test_a_weight_of_a_modality_that_the_model_does_not_read(kind: type[Standard
     kind(auxiliary_weight={"a": 1.0}).check(TwoBranch(), context_of())
     with pytest.raises(RecipeError, match="auxiliary_weight names 'aa'"):
         kind(auxiliary_weight={"aa": 1.0}).check(TwoBranch(), context_of())
+
+
+def test_the_slope_of_the_whole_loss_is_its_gradient() -> None:
+
+    net = Stacked(torch.nn.Identity())
+    net.heads = ("a", "b")
+    task = StackedTask(SingleLabel(3), {"a": 0.5, "b": 2.0}, net)
+    logits = torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = torch.tensor([0, 1, 2, 1])
+    (wanted,) = torch.autograd.grad(task.loss(logits, targets).sum(), logits)
+    assert torch.allclose(task.slope(logits.detach(), targets), wanted)

@@ -73,9 +73,20 @@ class StackedTask:
             loss = loss + weight_of(self.weight, name) * self.task.loss(guess, targets)
         return loss
 
+    def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N, all logits) the gradient of `loss`."""
+        fused, *rest = (self.task.slope(part, targets) for part in self._parts(logits))
+        return torch.cat(
+            [fused, *(weight_of(self.weight, n) * s for n, s in zip(self.net.heads, rest, strict=True))], 1
+        )
+
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         """See `SingleLabel.margin`."""
         return self.task.margin(self._parts(logits)[0], targets)
+
+    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
+        """See `SingleLabel.all_right`."""
+        return self.task.all_right(self._parts(logits)[0], targets)
 
     def _parts(self, logits: Tensor) -> tuple[Tensor, ...]:
         return logits.split(self.task.classes, dim=1)
