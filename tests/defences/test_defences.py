@@ -23,6 +23,7 @@ from crossguard import (
     ThreatModel,
 )
 from crossguard.defences import OBJECTIVES, Adversarial, Context, Objective, Standard, supervised_losses
+from crossguard.defences.stacked import Stacked, StackedTask
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset
 
 
@@ -252,7 +253,6 @@ def test_a_weight_of_a_modality_that_the_model_does_not_read(kind: type[Standard
 
 
 def test_the_slope_of_the_whole_loss_is_its_gradient() -> None:
-
     net = Stacked(torch.nn.Identity())
     net.heads = ("a", "b")
     task = StackedTask(SingleLabel(3), {"a": 0.5, "b": 2.0}, net)
