@@ -88,9 +88,10 @@ class MultiLabel:
     classes: int
 
     def check(self, targets: Tensor) -> None:
-        """Raise InputError unless targets are (N, classes) of zeros and ones."""
+        """Raise InputError unless targets are (N, classes) of zeros and ones, dense or sparse."""
         if targets.dim() != 2 or targets.shape[1] != self.classes:
             raise InputError(f"multi-label targets: found shape {tuple(targets.shape)}, expected (N, {self.classes})")
+        targets = targets.coalesce().values() if targets.is_sparse else targets
         if targets.numel() and not bool(((targets == 0) | (targets == 1)).all()):
             raise InputError("multi-label targets must be 0 or 1")
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from crossguard.core.errors import DataError
-from crossguard.data import corsmal, manifest
+from crossguard.data import corsmal, manifest, youtube8m_index
 from crossguard.data.base import Splits
 from crossguard.data.figures import figures
 from crossguard.data.source import Check, DataSource
@@ -53,6 +53,16 @@ SOURCES: dict[str, DataSource] = {
             licence="code MIT; of the recordings: see the origin",
             layout=corsmal.LAYOUT,
             look=corsmal.look,
+        ),
+        DataSource(
+            name="youtube8m",
+            load=youtube8m_index.youtube8m,
+            summary="YouTube-8M: videos of 3862 classes as 8-bit features of every second, pictures and sound",
+            origin="Abu-El-Haija et al., arXiv 1609.08675; https://research.google.com/youtube8m",
+            licence="CC BY 4.0",
+            layout=youtube8m_index.LAYOUT,
+            needs="data (for speed)",
+            look=youtube8m_index.look,
         ),
     )
 }

@@ -48,7 +48,7 @@ class Stream:
         self.chosen: frozenset[str] | None = None
         targets = getattr(dataset, "targets", None)
         if samples is not None and targets is not None and samples < len(ids):
-            self.chosen = frozenset(_spread(ids, np.asarray(targets), samples))
+            self.chosen = frozenset(_spread(ids, _first_class(targets), samples))
             size = getattr(loader, "batch_size", None)
             if hasattr(dataset, "read") and isinstance(size, int) and getattr(loader, "world", 1) == 1:
                 rows = [i for i, name in enumerate(ids) if name in self.chosen]
@@ -159,9 +159,19 @@ def _check_ids(ids: tuple[str, ...], seen: set[str]) -> None:
         known.add(name)
 
 
-def _spread(ids: tuple[str, ...], targets: np.ndarray[Any, Any], samples: int) -> list[str]:
+def _first_class(targets: Any) -> np.ndarray[Any, Any]:
+    """(N,) the class, or the first of several (0 of none), of dense or sparse targets."""
+    if isinstance(targets, Tensor) and targets.is_sparse:
+        row, column = targets.coalesce().indices().numpy()
+        label = np.zeros(targets.shape[0], dtype=np.int64)
+        label[row[::-1]] = column[::-1]
+        return label
+    found = np.asarray(targets)
+    return found.argmax(axis=1) if found.ndim == 2 else found
+
+
+def _spread(ids: tuple[str, ...], label: np.ndarray[Any, Any], samples: int) -> list[str]:
     """`samples` ids, as equal a number of each class as can be, picked by their hash: never by where they lie."""
-    label = targets.argmax(axis=1) if targets.ndim == 2 else targets
     order = sorted(range(len(ids)), key=lambda i: text_key(ids[i]))
     turn: dict[int, int] = {}
     rank: list[tuple[int, int]] = []

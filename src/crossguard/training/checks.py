@@ -30,7 +30,8 @@ def check_fit(
 ) -> None:
     """Raise before any work where model, data, task and threat model do not fit together.
 
-    Every sample is read once where a budget has bounds; one goes through the model.
+    Every sample is read once where a budget has bounds, unless its codes have no value outside them; one goes through
+    the model.
     """
     if len(splits.classes) != task.classes:
         raise InputError(f"the data have {len(splits.classes)} classes, the task {task.classes}; expected the same")
@@ -41,11 +42,24 @@ def check_fit(
         raise ThreatError(f"the threat model names {unknown[0]!r}, but the data have {sorted(splits.modalities)}")
     if threat is not None and any(budget.bounds is not None for budget in threat.declared.values()):
         for part in (splits.train, splits.validation):
+            if getattr(part, "coded", False) and _within(splits, threat):
+                continue
             for start in range(0, len(part), batch_size):
                 threat.check(part.read(range(start, min(start + batch_size, len(part)))).inputs)
     one = splits.train.read([0]).to(device)
     with borrowed(model, device=device) as net, torch.no_grad():
         task.check_logits(forward(net, one.inputs, one.mask).logits, 1)
+
+
+def _within(splits: Splits, threat: ThreatModel) -> bool:
+    """Whether all that the modalities can hold lies within the budgets' bounds."""
+    for name, budget in threat.declared.items():
+        bounds = splits.modalities[name].bounds
+        if budget.bounds is not None and (
+            bounds is None or bounds[0] < budget.bounds[0] or bounds[1] > budget.bounds[1]
+        ):
+            return False
+    return True
 
 
 def check_losses(losses: Losses, task: Task) -> None:
@@ -59,5 +73,7 @@ def check_losses(losses: Losses, task: Task) -> None:
 
 def digest(dataset: Dataset) -> dict[str, Any]:
     """What tells a data set from another, without reading its samples."""
-    key = text_key("\n".join(dataset.ids) + repr(dataset.targets.tolist()))
+    targets = dataset.targets
+    said = targets.coalesce().indices() if targets.is_sparse else targets
+    key = text_key("\n".join(dataset.ids) + repr(said.tolist()))
     return {"name": dataset.name, "samples": len(dataset), "key": f"{key & (2**64 - 1):016x}"}
