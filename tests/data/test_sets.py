@@ -25,7 +25,7 @@ def test_every_source_is_described_and_can_be_asked_by_a_recipe(name: str) -> No
     signature = inspect.signature(source.load, eval_str=True)
     assert signature.return_annotation is data.Splits
     assert all(p.annotation is not p.empty for p in signature.parameters.values())
-    assert source.needs_path == (source.look is not None)
+    assert source.needs_path == (source.look is not None)  # what is fetched can be damaged
 
 
 def test_a_whole_folder(make_utd: Write) -> None:

@@ -1,4 +1,4 @@
-"""Arrays that are slow to build, kept in a folder: built once, however many processes ask, and rebuilt if damaged."""
+"""What is slow to build, kept in a folder: built once, however many processes ask; arrays are rebuilt if damaged."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,26 @@ def load_or_build(
             kept = dict(build())
             write_npz(path, kept)
         return kept
+
+
+def folder_or_build(key: str, build: Callable[[Path], object], folder: Path | None = None) -> Path:
+    """The folder kept under `key` in `folder` (None: `cache_folder()`), filled by `build` first where there is none.
+
+    It appears whole or not at all; where several processes ask at once, one builds and the others wait for it. Raises
+    RunError where the cache cannot be written.
+    """
+    path = (folder or cache_folder()) / key
+    if path.is_dir():
+        return path
+    with _locked(path.with_suffix(".lock")):
+        if not path.is_dir():
+            # Half of what a killed process built is in the way of nobody, and the next build removes it.
+            unfinished = path.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            build(unfinished)
+            unfinished.rename(path)
+    return path
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]] | None:

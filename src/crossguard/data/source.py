@@ -48,5 +48,6 @@ class DataSource:
 
     @property
     def needs_path(self) -> bool:
-        """Whether `load` is given a folder of files that the user has fetched."""
-        return "path" in inspect.signature(self.load).parameters
+        """Whether `load` must be given a folder of files that the user has fetched."""
+        path = inspect.signature(self.load).parameters.get("path")
+        return path is not None and path.default is path.empty

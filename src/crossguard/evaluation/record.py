@@ -143,7 +143,7 @@ class Record:
         return self.samples[f"margin/{condition}"] > 0
 
     def summary(self) -> dict[str, dict[str, Estimate]]:
-        """Condition -> metric -> Estimate: "accuracy", or "hit@1", "map" and "gap" for several labels."""
+        """Condition -> metric -> Estimate: "accuracy", or "hit@1", "map", "gap" and "perr" for several labels."""
         return self._summary
 
     @cached_property
@@ -151,13 +151,12 @@ class Record:
         main = "hit@1" if self.multi_label else "accuracy"
         found = {c: {main: share(self.right(c), self.groups)} for c in self.conditions}
         if self.multi_label:
-            rows = bootstrap_rows(len(self), self.groups)
             truth = self.samples["targets"]
+            drawn = [np.bincount(r, minlength=len(self)) for r in bootstrap_rows(len(self), self.groups)]
             for c, estimates in found.items():
-                scores = self.samples[f"scores/{c}"]
-                for name, metric in (("map", metrics.mean_average_precision), ("gap", metrics.gap)):
-                    value = metric(scores, truth)
-                    low, high = interval(np.array([metric(scores[r], truth[r]) for r in rows]))
+                for name, metric in metrics.ranked(self.samples[f"scores/{c}"], truth).items():
+                    value = metric(None)
+                    low, high = interval(np.array([metric(times) for times in drawn]))
                     estimates[name] = Estimate(value, min(low, value), max(high, value), len(self))
         return found
 

@@ -14,7 +14,13 @@ _METRES = {"m", "metre", "metres", "meter", "meters"}
 _PLAIN = {"millimetre": "mm", "millimetres": "mm", "1": "", "": ""}
 _INTENSITY = {"intensity", "pixel", "pixels", "pixel intensity", "[0, 1]"}
 
-METRICS = {"accuracy": "accuracy", "hit@1": "Hit@1", "map": "mean average precision", "gap": "GAP"}
+METRICS = {
+    "accuracy": "accuracy",
+    "hit@1": "Hit@1",
+    "map": "mean average precision",
+    "gap": "GAP@20",
+    "perr": "precision at equal recall",
+}
 
 # What each flag of the machine checks comes to; its detail, which follows on the page, says what was seen.
 _FLAGS = {

@@ -44,14 +44,14 @@ class Repeated(Record):
     def _summary(self) -> dict[str, dict[str, Estimate]]:
         found = super()._summary  # the share of samples that are right; other metrics are of the first seed alone
         if self.multi_label:
-            rows = bootstrap_rows(len(self), self.groups)
             truth = self.samples["targets"]
+            drawn = [np.bincount(r, minlength=len(self)) for r in bootstrap_rows(len(self), self.groups)]
             for c, estimates in found.items():
-                scores = [run.samples[f"scores/{c}"] for run in self.runs]
-                for name, metric in (("map", metrics.mean_average_precision), ("gap", metrics.gap)):
-                    value = float(np.mean([metric(s, truth) for s in scores]))
+                each = [metrics.ranked(run.samples[f"scores/{c}"], truth) for run in self.runs]
+                for name in each[0]:
+                    value = float(np.mean([metric[name](None) for metric in each]))
                     low, high = interval(
-                        average_seeds(np.array([[metric(s[r], truth[r]) for s in scores] for r in rows]))
+                        average_seeds(np.array([[metric[name](times) for metric in each] for times in drawn]))
                     )
                     estimates[name] = Estimate(value, min(low, value), max(high, value), len(self))
         return found
