@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -56,6 +57,11 @@ class AutoStep:
     gradient: ClassVar[bool] = True
     loss: ClassVar[bool] = True
 
+    @cached_property
+    def marks(self) -> list[int]:
+        """The checkpoints of this attack."""
+        return checkpoints(self.steps)
+
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> Memory:
         x = next(iter(point.values()))
         ones = x.new_ones(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
@@ -76,9 +82,8 @@ class AutoStep:
             gains=memory.gains + (loss > memory.last_loss) * (step > 0),
             last_loss=loss,
         )
-        marks = checkpoints(self.steps)
-        if step in marks:
-            since = step - max((m for m in marks if m < step), default=0)
+        if step in self.marks:
+            since = step - max((m for m in self.marks if m < step), default=0)
             stuck = memory.gains < ENOUGH_GAINS * since
             stalled = ~memory.halved & (memory.best_loss <= memory.checkpoint_loss)
             halve = stuck | stalled

@@ -113,8 +113,10 @@ def _run(
     for subset in threat.subsets():
         if not alive.numel():
             break
-        apart = seen if subset.names == names else view(net, given, masks, subset.names, problem.examine)
-        problem.forwards += 0 if apart is seen else apart.spent
+        apart = seen
+        if subset.names != names:
+            apart = view(net, given, masks, subset.names, problem.examine)
+            problem.forwards += apart.spent
         point, low, gap, taken = _climb(problem, apart, keys, subset, alive, start)
         better = low < score[alive] if problem.examine else torch.ones_like(low, dtype=torch.bool)
         for name in names:

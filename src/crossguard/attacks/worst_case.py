@@ -14,9 +14,9 @@ from crossguard.attacks.arguments import check_arguments
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.stages import EFFORTS, Ids, Stage, Worst, run_stage
 from crossguard.core.batch import Inputs, Mask, take
-from crossguard.core.errors import ModelError, ThreatError
+from crossguard.core.errors import ThreatError
 from crossguard.core.model import borrowed, forward
-from crossguard.core.task import Task, infer_task
+from crossguard.core.task import Task, settle_task
 from crossguard.threat import ThreatModel
 
 
@@ -87,11 +87,7 @@ def _begin(
     """The hunt after a look at the clean samples, which settles the task; and at the gradients of the first one."""
     with torch.no_grad():
         logits = forward(net, inputs, mask).logits
-    if logits.dim() != 2:
-        raise ModelError(f"model returned logits of shape {tuple(logits.shape)}, expected (N, classes)")
-    task = task or infer_task(targets, logits)
-    task.check(targets)
-    task.check_logits(logits, len(targets))
+    task = settle_task(task, targets, logits)
     margin = task.margin(logits, targets)
     subsets = [subset.names for subset in threat.subsets()]
     singles = [(n,) for n in threat.names] if any(len(names) > 1 for names in subsets) else []

@@ -12,7 +12,7 @@ from crossguard.core.errors import (
 )
 from crossguard.core.modality import Modality
 from crossguard.core.model import Branched, borrowed, forward, takes_mask
-from crossguard.core.task import MultiLabel, SingleLabel, Task, infer_task
+from crossguard.core.task import MultiLabel, SingleLabel, Task, settle_task
 
 __all__ = [
     "Batch",
@@ -36,8 +36,8 @@ __all__ = [
     "borrowed",
     "expand_mask",
     "forward",
-    "infer_task",
     "present",
+    "settle_task",
     "take",
     "takes_mask",
 ]

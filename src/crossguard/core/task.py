@@ -139,6 +139,20 @@ class MultiLabel:
 Task: TypeAlias = SingleLabel | MultiLabel
 
 
+def settle_task(task: Task | None, targets: Tensor, logits: Tensor) -> Task:
+    """The task, from the targets' shape if it is not given, that fits a model's first logits.
+
+    Raises ModelError for logits, InputError for targets that do not fit.
+    """
+    if logits.dim() != 2:
+        raise ModelError(f"model returned logits of shape {tuple(logits.shape)}, expected (N, classes)")
+    if task is None:
+        task = infer_task(targets, logits)
+    task.check(targets)
+    task.check_logits(logits, targets.shape[0])
+    return task
+
+
 def infer_task(targets: Tensor, logits: Tensor) -> Task:
     """The task that the shape of the targets implies: (N,) single-label, (N, C) multi-label."""
     return SingleLabel(logits.shape[-1]) if targets.dim() == 1 else MultiLabel(logits.shape[-1])

@@ -24,7 +24,7 @@ from crossguard.core import (
     Task,
     borrowed,
     forward,
-    infer_task,
+    settle_task,
     takes_mask,
 )
 from crossguard.core.files import read_json
@@ -157,11 +157,7 @@ def _open(
     batch = first[1]
     with torch.no_grad():
         logits = forward(net, batch.inputs, batch.mask).logits
-    if logits.dim() != 2:
-        raise ModelError(f"model returned logits of shape {tuple(logits.shape)}, expected (N, classes)")
-    task = task or infer_task(batch.targets, logits)
-    task.check(batch.targets)
-    task.check_logits(logits, len(batch))
+    task = settle_task(task, batch.targets, logits)
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the model answers clean samples with NaN or Inf; nothing can be measured on it")
     if task.looks_like_probabilities(logits):

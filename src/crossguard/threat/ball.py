@@ -60,6 +60,24 @@ class Ball(ABC):
         return self.project(torch.where(y.isfinite(), y, self.x))
 
 
+@dataclass(frozen=True)
+class BoxedBall(Ball):
+    """A ball that may be cut by a box: `low` and `high` bound its values, `below` and `above` the change (0 where
+    masked). Both are kept because x + (low - x) may be a rounding error below low."""
+
+    low: Tensor | None
+    high: Tensor | None
+    below: Tensor | None
+    above: Tensor | None
+
+    @classmethod
+    def cut(cls, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Self:
+        """The ball around `x`, cut by a box or, without one, whole."""
+        if low is None or high is None:
+            return cls(x, mask, radius, None, None, None, None)
+        return cls(x, mask, radius, low, high, low - x, high - x)
+
+
 def flat_norm(d: Tensor) -> Tensor:
     """(N,) Euclidean norm over all but the first axis."""
     return torch.linalg.vector_norm(d.flatten(1), dim=1)

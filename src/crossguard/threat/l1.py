@@ -10,20 +10,13 @@ from torch import Tensor
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.random import combine, uniform
-from crossguard.threat.ball import INSIDE, Ball, ahead, blend, spread, within
+from crossguard.threat.ball import INSIDE, Ball, BoxedBall, ahead, blend, spread, within
 from crossguard.threat.budget import Budget
 
 
 @dataclass(frozen=True)
-class L1Ball(Ball):
-    """An L1 ball cut by a box; `low` and `high` bound its values, `below` and `above` the
-    change (0 where masked): x + (low - x) may be a rounding error below low.
-    """
-
-    low: Tensor | None
-    high: Tensor | None
-    below: Tensor | None
-    above: Tensor | None
+class L1Ball(BoxedBall):
+    """An L1 ball, cut by a box where there is one."""
 
     def project(self, y: Tensor) -> Tensor:
         # The nearest change shrinks every |d| by one lambda and stops at the box (Croce and Hein, ICML 2021).
@@ -90,9 +83,7 @@ class L1(Budget):
     norm: ClassVar[str] = "l1"
 
     def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
-        if low is None or high is None:
-            return L1Ball(x, mask, radius, None, None, None, None)
-        return L1Ball(x, mask, radius, low, high, low - x, high - x)
+        return L1Ball.cut(x, mask, radius, low, high)
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the sum of all widths of the bounds where that is smaller."""

@@ -11,22 +11,15 @@ from torch import Tensor
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.random import combine, uniform
-from crossguard.threat.ball import INSIDE, Ball, flat_norm, shaped_direction, spread, within
+from crossguard.threat.ball import INSIDE, Ball, BoxedBall, flat_norm, shaped_direction, spread, within
 from crossguard.threat.budget import Budget
 
 _WATER_STEPS = 8
 
 
 @dataclass(frozen=True)
-class L2Ball(Ball):
-    """A Euclidean ball cut by a box; `low` and `high` bound its values, `below` and `above` the
-    change (0 where masked): x + (low - x) may be a rounding error below low.
-    """
-
-    low: Tensor | None
-    high: Tensor | None
-    below: Tensor | None
-    above: Tensor | None
+class L2Ball(BoxedBall):
+    """A Euclidean ball, cut by a box where there is one."""
 
     def project(self, y: Tensor) -> Tensor:
         d = y - self.x
@@ -78,9 +71,7 @@ class L2(Budget):
     norm: ClassVar[str] = "l2"
 
     def _ball(self, x: Tensor, mask: Tensor | None, radius: Tensor, low: Tensor | None, high: Tensor | None) -> Ball:
-        if low is None or high is None:
-            return L2Ball(x, mask, radius, None, None, None, None)
-        return L2Ball(x, mask, radius, low, high, low - x, high - x)
+        return L2Ball.cut(x, mask, radius, low, high)
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the diagonal of the bounds where that is smaller."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crossguard.attacks import AttackResult, judge
 from crossguard.attacks.arguments import check_arguments
-from crossguard.core import Task, borrowed, forward, infer_task
+from crossguard.core import Task, borrowed, forward, settle_task
 from crossguard.core.batch import Inputs
 from crossguard.core.random import sample_keys
 from crossguard.diagnostics.failures import indicators
@@ -97,9 +97,7 @@ def failures(
     with borrowed(model, seed, targets.device) as net:
         with torch.no_grad():
             logits = forward(net, inputs, mask).logits
-        task = task or infer_task(targets, logits)
-        task.check(targets)
-        task.check_logits(logits, len(targets))
+        task = settle_task(task, targets, logits)
         keys = sample_keys(ids, inputs)
         study = Study(net, dict(inputs), targets, dict(mask or {}), keys, threat, task, seed, steps)
         study = study.at((task.margin(logits, targets) > 0).nonzero().squeeze(1))
