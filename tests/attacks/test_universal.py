@@ -271,3 +271,45 @@ def test_a_budget_of_zero_changes_nothing() -> None:
     batches = _timed((6,))
     found = universal(Mean(), batches, cg.ThreatModel(a=cg.Linf(0.0)))
     assert found.apply(batches[0].inputs)["a"] is batches[0].inputs["a"]
+
+
+class StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 11])
+def test_a_stopped_search_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    model, train, _ = _trained(256)
+
+    class Stops:
+        """Batches in an order that changes by epoch; dies at one of them."""
+
+        def __init__(self, dies: int | None) -> None:
+            self.dies, self.seen, self.epoch = dies, 0, 0
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epoch = epoch
+
+        def __iter__(self) -> Any:
+            for i in range(len(train)):
+                if self.seen == self.dies:
+                    raise StopError
+                self.seen += 1
+                yield train[(i + self.epoch) % len(train)]
+
+    whole = universal(model, Stops(None), THREAT, epochs=3)
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(StopError):
+        universal(model, Stops(stop), THREAT, epochs=3, state=state, save_every=2)
+    assert state.exists() == (stop > 1)
+    calls: list[int] = []
+    hook = model.register_forward_hook(lambda *call: calls.append(1))
+    resumed = universal(model, Stops(None), THREAT, epochs=3, state=state, save_every=2)
+    done = len(calls)
+    assert all(torch.equal(resumed.values[n], v) for n, v in whole.values.items())
+    calls.clear()
+    universal(model, Stops(None), THREAT, epochs=3)
+    assert done <= len(calls) * (12 - stop // 2 * 2) / 12 + 1
+    hook.remove()
+    with pytest.raises(cg.RunError, match="another search"):
+        universal(model, Stops(None), THREAT, epochs=4, state=state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from crossguard.attacks.plan import Plan
 from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
 from crossguard.attacks.step import Steepest
+from crossguard.attacks.unfinished import Unfinished
 from crossguard.core.batch import Batch, Inputs, expand_mask
 from crossguard.core.errors import InputError, ThreatError
 from crossguard.core.modality import Modality
@@ -81,6 +83,8 @@ def universal(
     modalities: Mapping[str, Modality] | None = None,
     length: Mapping[str, int] | None = None,
     seed: int = 0,
+    state: str | Path | None = None,
+    save_every: int = 50,
 ) -> Perturbation:
     """One perturbation a modality (Moosavi-Dezfooli et al., CVPR 2017) that raises the objective over a whole set.
 
@@ -92,8 +96,10 @@ def universal(
 
     `modalities` (of the loader's data set if not given) say which axis is time, along which samples may differ in
     length; `length` is the perturbation's own in steps (that of the first batch if not given), repeated over longer
-    samples. Raises ThreatError for what no one perturbation can do, InputError for a loader without samples or for
-    shapes that differ, ModelError where there is no gradient.
+    samples. `state`: a file in which what is found is kept every `save_every` batches and at the end; given again with
+    the same model and loader it goes on there, to the same bits (the batches before are read, not run). Raises RunError
+    for a state of another search, ThreatError for what no one perturbation can do, InputError for a loader without
+    samples or for shapes that differ, ModelError where there is no gradient.
     """
     _check(threat, epochs, clamp)
     known = modalities if modalities is not None else getattr(getattr(loader, "dataset", None), "modalities", {})
@@ -105,6 +111,9 @@ def universal(
         return climbed(logits, *goal).clamp(max=clamp)
 
     parameter = next(model.parameters(), None)
+    asked = {"epochs": epochs, "step_size": step_size, "clamp": clamp, "seed": seed, "length": dict(length or {})}
+    asked |= {"objective": getattr(objective, "__qualname__", str(objective)), "threat": threat.to_dict()}
+    kept = Unfinished(state, asked)
     rule: Together | None = None
     turn = 0
     for epoch in range(epochs):
@@ -112,10 +121,17 @@ def universal(
             loader.set_epoch(epoch)  # pyright: ignore[reportAttributeAccessIssue]
         before = turn
         for batch in loader:
+            if rule is not None and turn < kept.turn:
+                turn += 1
+                continue
             batch = batch if parameter is None else batch.to(parameter.device)
             if rule is None:
                 own = _own(threat)
-                rule = Together(_nothing(batch, threat, own, time, length or {}), own, step_size)
+                nothing = _nothing(batch, threat, own, time, length or {})
+                rule = Together(kept.resumed(nothing), own, step_size)
+                if turn < kept.turn:
+                    turn += 1
+                    continue
             rule.step_size = step_size * (1 - epoch / epochs)
             search(
                 Plan(clamped, rule, clean, steps=1),
@@ -131,11 +147,14 @@ def universal(
                 start=rule.found.apply(batch.inputs, batch.mask),
             )
             turn += 1
+            if turn % save_every == 0:
+                kept.save(rule.found, turn)
         if turn == before:
             raise InputError(
                 f"the loader yields no batch in epoch {epoch}; give one that can be gone through {epochs} times"
             )
     assert rule is not None
+    kept.save(rule.found, turn)
     return rule.found
 
 

@@ -1,14 +1,16 @@
-"""What a model would say without one of its modalities: reliance over a set, contribution by sample."""
+"""What a model would say without some of its modalities: reliance over a set, contribution and share by sample."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from crossguard.core import InputError, Inputs, Mask, borrowed, expand_mask, forward, takes_mask
+from crossguard.core import InputError, Inputs, Mask, Task, borrowed, expand_mask, forward, infer_task, takes_mask
 
 Fill: TypeAlias = Literal["mean", "zeros"]
 
@@ -61,3 +63,40 @@ def contribution(
                 rest = forward(net, *without(net, inputs, name, mask, fill=fill)).logits
             found[name] = (whole - rest).gather(1, winner).squeeze(1)
     return found
+
+
+def shapley(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Tensor,
+    mask: Mapping[str, Tensor] | None = None,
+    *,
+    task: Task | None = None,
+    value: Literal["right", "margin"] = "right",
+    fill: Fill = "mean",
+) -> dict[str, Tensor]:
+    """Modality -> (N,) its share of what the model gets right (or of its margin), clean or attacked as the inputs are.
+
+    Exact Shapley values (Shapley, 1953) over all 2^M sets of modalities, the others left out as `without` does: the
+    shares of a sample sum to its value with all less its value with none. The model comes back as it was.
+    """
+    names = tuple(inputs)
+    worth: dict[frozenset[str], Tensor] = {}
+    with borrowed(model) as net, torch.no_grad():
+        for size in range(len(names) + 1):
+            for kept in combinations(names, size):
+                seen, masks = dict(inputs), dict(mask or {})
+                for name in set(names) - set(kept):
+                    seen, masks = without(net, seen, name, masks, fill=fill)
+                logits = forward(net, seen, masks).logits
+                margin = (task or infer_task(targets, logits)).margin(logits, targets)
+                worth[frozenset(kept)] = (margin > 0).to(margin.dtype) if value == "right" else margin
+    shares: dict[str, Tensor] = {}
+    for name in names:
+        total = torch.zeros_like(worth[frozenset()])
+        for kept, without_it in worth.items():
+            if name not in kept:
+                orders = math.factorial(len(kept)) * math.factorial(len(names) - len(kept) - 1)
+                total += orders / math.factorial(len(names)) * (worth[kept | {name}] - without_it)
+        shares[name] = total
+    return shares
