@@ -55,6 +55,11 @@ def takes_mask(model: nn.Module) -> bool:
     return "mask" in _keywords(model)
 
 
+def takes_need(model: nn.Module) -> bool:
+    """Whether the model's forward has a `need` argument, by which further answers are asked for."""
+    return "need" in _keywords(model)
+
+
 def _as_output(answer: Any) -> Output:
     if isinstance(answer, Tensor):
         return Output(answer)

@@ -12,6 +12,7 @@ from crossguard.attacks import noise
 from crossguard.core import Inputs, MultiLabel, forward
 from crossguard.diagnostics import contribution, without
 from crossguard.evaluation.attack import Case, Track, climb, rank
+from crossguard.evaluation.attention import attend
 from crossguard.evaluation.store import Arrays
 
 State = dict[str, Tensor]
@@ -172,7 +173,9 @@ def _record(
             ranked.append(point)
             with torch.no_grad():
                 arrays[f"scores/{condition}"] = _float(forward(case.model, point, batch.mask).logits)
+        attend(case, arrays, condition, ranked[-1] if ranked else inputs, shown)
         _show(arrays, condition, {m: inputs[m] for m in threat.names}, shown)
+    attend(case, arrays, "clean", batch.inputs, shown)
     _show(arrays, "clean", batch.inputs, shown)
     _show(arrays, "mask", batch.mask, shown)
     singles = [c for c in tracks if c != "joint"]

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from crossguard.core import InputError
 from crossguard.core.files import write_atomic
 from crossguard.evaluation.record import Record
-from crossguard.report import clips, figures, headline, summary, tables, text
+from crossguard.report import attention, clips, figures, headline, summary, tables, text
 from crossguard.report.models import Model, reference_of, unique
 
 # With plotly's 4.8 MB a page stays below 12 MB.
@@ -79,6 +79,7 @@ def render(models: Sequence[Model], title: str | None, reference: str | None) ->
         scale_words=_scale_words(models),
         classes=[(m, tables.class_bars(m)) for m in models],
         influence=[tables.influence(m) for m in models],
+        attention=attention.panels(models),
         prices=tables.prices(models, base),
         reel=reel,
         text=text,
