@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from crossguard.core import InputError, Inputs, Mask, Task, borrowed, expand_mask, forward, infer_task, takes_mask
+from crossguard.core import InputError, Inputs, Mask, Task, borrowed, expand_mask, forward, takes_mask
+from crossguard.core.task import infer_task
 
 Fill: TypeAlias = Literal["mean", "zeros"]
 

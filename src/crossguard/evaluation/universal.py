@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from crossguard.attacks import Perturbation, universal
-from crossguard.core import Batch, InputError, Modality, RunError, Task, borrowed, forward, infer_task
+from crossguard.core import Batch, InputError, Modality, RunError, Task, borrowed, forward
 from crossguard.core.estimate import Estimate
 from crossguard.core.files import read_json, write_json
+from crossguard.core.task import infer_task
 from crossguard.evaluation.statistics import share
 from crossguard.evaluation.store import model_hash
 from crossguard.threat import ThreatModel
