@@ -1,6 +1,6 @@
 """Adversarial training: descend the loss at the worst point that an inner attack finds."""
 
-# Annotations are not postponed here: subclasses have those of this class in the signatures by which recipes are checked.
+# Annotations are not postponed here: subclasses have these in the signatures by which recipes are checked.
 
 import inspect
 from dataclasses import dataclass, replace
