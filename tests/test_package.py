@@ -39,7 +39,7 @@ def test_every_public_name_exists() -> None:
 
 
 def test_extras(project: dict[str, Any]) -> None:
-    assert set(project["optional-dependencies"]) == {"media", "data", "zoo", "onnx", "docs", "dev"}
+    assert set(project["optional-dependencies"]) == {"media", "data", "zoo", "onnx", "docs", "dev", "latents"}
 
 
 def test_nothing_requires_torchvision(project: dict[str, Any]) -> None:

@@ -12,10 +12,12 @@ from crossguard.cli.compare import compare
 from crossguard.cli.console import results
 from crossguard.cli.data import data
 from crossguard.cli.demo import demo
+from crossguard.cli.diagnose import diagnose
 from crossguard.cli.evaluate import evaluate
 from crossguard.cli.report import report
 from crossguard.cli.study import study
 from crossguard.cli.train import train
+from crossguard.cli.universal import universal
 from crossguard.core.memory import keep_freed_memory
 
 app = typer.Typer(
@@ -61,7 +63,7 @@ def options(
         os.environ["CROSSGUARD_DEBUG"] = "1"
 
 
-for command in (demo, train, evaluate, report, compare, study):
+for command in (demo, train, evaluate, report, compare, study, diagnose, universal):
     app.command()(command)
 app.add_typer(data, name="data")
 

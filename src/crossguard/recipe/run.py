@@ -94,19 +94,10 @@ def trained(folder: Path) -> bool:
     return (folder / "train.json").exists() and (folder / WEIGHTS).exists()
 
 
-def evaluate_run(
-    folder: Path,
-    settings: Sequence[str] = (),
-    *,
-    out: Path | None = None,
-    splits: Splits | None = None,
-    device: str | None = None,
-    progress: Callable[[str, int, int | None], None] | None = None,
-) -> Record:
-    """Attack the model that was trained in `folder`; the Record goes to `out`, else beside it.
-
-    Raises RunError where there is no finished training.
-    """
+def open_run(
+    folder: Path, settings: Sequence[str] = (), *, splits: Splits | None = None
+) -> tuple[Recipe, Splits, FusionModel]:
+    """The recipe, the data and the trained model of a run folder; raises RunError where no training is finished."""
     if not (folder / FILE).exists():
         raise RunError(
             f"{folder} is no run folder: it has no {FILE}; `crossguard train RECIPE --out {folder}` makes one"
@@ -122,6 +113,23 @@ def evaluate_run(
         model.load_state_dict(read_safetensors(folder / WEIGHTS))
     except RuntimeError as error:
         raise RunError(f"{folder / WEIGHTS} does not fit the recipe's model: {error}") from error
+    return recipe, splits, model
+
+
+def evaluate_run(
+    folder: Path,
+    settings: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    splits: Splits | None = None,
+    device: str | None = None,
+    progress: Callable[[str, int, int | None], None] | None = None,
+) -> Record:
+    """Attack the model that was trained in `folder`; the Record goes to `out`, else beside it.
+
+    Raises RunError where there is no finished training.
+    """
+    recipe, splits, model = open_run(folder, settings, splits=splits)
     return evaluate(
         model if device is None else model.to(device),
         Loader(splits.test, recipe.batch_size),

@@ -1,0 +1,115 @@
+"""`crossguard diagnose`: why a trained run is robust or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich import box
+from rich.table import Table
+
+from crossguard.cli.console import guarded, results, say
+from crossguard.cli.progress import Bars, of_evaluation
+from crossguard.cli.train import Device, Settings
+
+
+@guarded
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="A run folder of `crossguard train`.")],
+    settings: Settings = None,
+    samples: Annotated[int, typer.Option(min=1, help="Test samples that are attacked.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of those attacks.")] = 50,
+    projection: Annotated[
+        Literal["pca", "tsne", "none"], typer.Option(help="How latents are drawn on the page.")
+    ] = "pca",
+    device: Device = None,
+) -> None:
+    """Measure latent space, the share of each modality, and what predicts robustness; the page then shows it.
+
+        crossguard diagnose runs/mine
+
+        crossguard report runs/mine -o mine.html
+
+    Density and convexity of each class in each branch and fused, Shapley shares of the modalities clean and attacked,
+    and which cheap measure ranks classes as a minimum-norm attack does. Kept in RUN/diagnosis.json.
+    """
+    from crossguard.recipe.diagnosis import DIAGNOSIS, diagnose_run
+
+    with Bars() as bars:
+        found = diagnose_run(
+            run,
+            settings or [],
+            samples=samples,
+            steps=steps,
+            projection=None if projection == "none" else projection,
+            device=device,
+            progress=of_evaluation(run.name, bars.show),
+        )
+    results.print(_classes(found))
+    results.print(_shares(found["shapley"]))
+    results.print(_predictors(found["predictors"]))
+    for line in _undefined(found):
+        say(line)
+    for what, why in found["notes"].items():
+        say(f"{what} was not measured: {why}")
+    say(f"next: crossguard report {run} -o page.html")
+    results.print(str(run / DIAGNOSIS), markup=False, soft_wrap=True)
+
+
+def said(estimate: Mapping[str, Any], form: str = ".2f") -> str:
+    """An estimate read from JSON."""
+    if estimate["value"] is None:
+        return "undefined"
+    return f"{estimate['value']:{form}}\n{estimate['low']:{form}}…{estimate['high']:{form}}"
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+def _classes(found: Mapping[str, Any]) -> Table:
+    columns = {f"density\n{n}": v for n, v in found["density"].items()}
+    columns |= {f"convexity\n{n}": v for n, v in found["convexity"].items()}
+    table = _table("latent space by class (95 % interval)", ["class", *columns])
+    for c, name in enumerate(found["classes"]):
+        table.add_row(name, *(said(values[c]) for values in columns.values()))
+    return table
+
+
+def _undefined(found: Mapping[str, Any]) -> list[str]:
+    """Why some figures are undefined, a line a reason."""
+    reasons: dict[str, list[str]] = {}
+    for what in ("density", "convexity"):
+        for name, values in found[what].items():
+            for c, estimate in zip(found["classes"], values, strict=True):
+                if estimate["value"] is None:
+                    reasons.setdefault(f"{what} {name}: undefined ({estimate['reason']})", []).append(c)
+    for row in found["predictors"]:
+        if row["correlation"]["value"] is None and row["name"] != "fmn":
+            reasons[f"correlation of {row['name']}: undefined ({row['correlation']['reason']})"] = []
+    return [f"{reason}{': ' if classes else ''}{', '.join(classes)}" for reason, classes in reasons.items()]
+
+
+def _shares(shares: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("share of each modality in what is right, points", ["", *shares["clean"]])
+    for condition, by_name in shares.items():
+        points = [{k: 100 * v if isinstance(v, float) else v for k, v in e.items()} for e in by_name.values()]
+        table.add_row(condition, *(said(e, ".1f") for e in points))
+    return table
+
+
+def _predictors(rows: Sequence[Mapping[str, Any]]) -> Table:
+    title = "rank correlation over classes with the median minimum norm"
+    table = _table(title, ["measure", "alone", "given accuracy\nand count", "forwards", "backwards", "seconds"])
+    for row in rows:
+        price = row["price"]
+        correlations = ["–", "–"] if row["name"] == "fmn" else [said(row["correlation"]), said(row["partial"])]
+        table.add_row(
+            row["name"], *correlations, str(price["forwards"]), str(price["backwards"]), f"{price['seconds']:.2f}"
+        )
+    return table

@@ -1,0 +1,186 @@
+"""All diagnostics of latent space and of modalities for one model, as one table of plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossguard.attacks import pgd
+from crossguard.core import Batch, ModelError, Task, borrowed
+from crossguard.core.estimate import Estimate
+from crossguard.data.base import Dataset, Loader
+from crossguard.diagnostics.classes import bootstrapped, group_codes, shuffled, times_drawn
+from crossguard.diagnostics.convexity import convexity
+from crossguard.diagnostics.density import density
+from crossguard.diagnostics.latents import Latents, latents, rest
+from crossguard.diagnostics.predictors import predictors
+from crossguard.diagnostics.projection import Method, attack_paths, project
+from crossguard.diagnostics.reliance import shapley
+from crossguard.threat import ThreatModel
+
+FORMAT = 1
+# What is drawn: more points hide each other, more paths as well.
+_POINTS, _PATHS = 600, 12
+Said = Callable[[str, int, int | None], object]
+
+
+def diagnose(
+    model: nn.Module,
+    dataset: Dataset,
+    threat: ThreatModel,
+    *,
+    task: Task,
+    most: int = 1000,
+    samples: int = 400,
+    steps: int = 50,
+    batch_size: int = 64,
+    projection: Method | None = "pca",
+    seed: int = 0,
+    progress: Said | None = None,
+) -> dict[str, Any]:
+    """Density and contrast by branch and class, convexity, Shapley shares clean and attacked, predictors of robustness
+    and a projection, as JSON.
+
+    One pass over all of `dataset` keeps `most` samples a class; what needs attacks (`steps` steps) is measured on at
+    most `samples` of them, drawn by the seed. Use data that the model was not trained on. What a model cannot be asked
+    is left out, with a note that says why. The model comes back as it was.
+    """
+    device = next(model.parameters(), torch.zeros(())).device
+    tell = progress or (lambda stage, done, total: None)
+    notes: dict[str, str] = {}
+    found = _latents(model, Loader(dataset, batch_size), most, seed, notes)
+    tell("latents", 1, 1)
+    some = sorted(shuffled(len(dataset), seed).tolist()[:samples])
+    batches = [dataset.read(some[i : i + batch_size]).to(device) for i in range(0, len(some), batch_size)]
+    clean, attacked, ways = _shares(model, batches, threat, task, steps, seed, tell)
+    rows = predictors(
+        model,
+        batches,
+        threat,
+        task=task,
+        steps=steps,
+        seed=seed,
+        progress=lambda n: tell("predictors", n, len(batches)),
+    )
+    answer = {
+        "format": FORMAT,
+        "classes": list(dataset.classes),
+        "seen": found.seen.tolist(),
+        "samples": len(some),
+        "density": _by_branch(found, "log", task, seed),
+        "contrast": _by_branch(found, "contrast", task, seed),
+        "convexity": _convexities(model, found, task, seed, device) if found.features else {},
+        "shapley": {"clean": clean, "joint": attacked},
+        "predictors": [row.to_dict() for row in rows],
+        "projection": _projection(found, ways, projection, seed, notes),
+        "notes": notes,
+    }
+    return plain(answer)
+
+
+def plain(value: Any) -> Any:
+    """Nests of JSON without NaN or Inf, which become None; Estimates as mappings."""
+    if isinstance(value, Estimate):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _latents(model: nn.Module, loader: Loader, most: int, seed: int, notes: dict[str, str]) -> Latents:
+    try:
+        return latents(model, loader, most=most, features=True, seed=seed)
+    except ModelError as error:
+        notes["convexity"] = str(error)
+        return latents(model, loader, most=most, seed=seed)
+
+
+def _by_branch(found: Latents, kind: Any, task: Task, seed: int) -> dict[str, list[Estimate]]:
+    answer: dict[str, list[Estimate]] = {}
+    for name, values in found.values.items():
+        here = found.present[name].nonzero().squeeze(1)
+        groups = [found.groups[i] for i in here.tolist()]
+        targets = found.targets[here]
+        answer[name] = density(values[here], targets, groups=groups, kind=kind, classes=task.classes, seed=seed)
+    return answer
+
+
+def _convexities(
+    model: nn.Module, found: Latents, task: Task, seed: int, device: torch.device
+) -> dict[str, list[Estimate]]:
+    # Only who has all modalities: half of nothing is not a way between two samples.
+    whole = torch.stack([found.present[n] for n in found.features]).all(dim=0).nonzero().squeeze(1)
+    features = {n: v[whole].to(device) for n, v in found.features.items()}
+    options: dict[str, Any] = {"groups": [found.groups[i] for i in whole.tolist()], "classes": task.classes}
+    targets = found.targets[whole]
+    ways: dict[str, dict[str, Any]] = {"all": {}, "ends right": {"ends": "right"}}
+    if len(features) > 1:
+        ways |= {f"only:{n}": {"moved": (n,)} for n in features}
+    with borrowed(model) as net:
+        return {n: convexity(rest(net), features, targets, seed=seed, **options, **way) for n, way in ways.items()}
+
+
+def _shares(
+    model: nn.Module, batches: Sequence[Batch], threat: ThreatModel, task: Task, steps: int, seed: int, tell: Said
+) -> tuple[dict[str, Estimate], dict[str, Estimate], dict[str, Any]]:
+    """Shapley shares of what is right, clean and attacked on all modalities, and some ways of the attack."""
+    kept: list[dict[str, Tensor]] = []
+    after: list[dict[str, Tensor]] = []
+    groups: list[str] = []
+    ways: dict[str, Any] = {}
+    for number, batch in enumerate(batches):
+        result = pgd(
+            model, batch.inputs, batch.targets, threat, steps=steps, step_size=2.5 / steps, task=task,
+            mask=batch.mask, ids=batch.ids or None, seed=seed,
+        )  # fmt: skip
+        for inputs, into in ((batch.inputs, kept), (result.inputs, after)):
+            into.append(shapley(model, inputs, batch.targets, batch.mask, task=task))
+        groups += batch.groups
+        if not number:
+            fooled = (result.success & (result.steps > 0)).nonzero().squeeze(1)[:_PATHS].tolist()
+            ways = {"batch": batch.take(fooled), "found": {n: result.inputs[n][fooled] for n in threat.names}}
+            ways["model"] = model
+        tell("attacks", number + 1, len(batches))
+    return _means(kept, groups, seed), _means(after, groups, seed), ways
+
+
+def _means(parts: Sequence[Mapping[str, Tensor]], groups: Sequence[str], seed: int) -> dict[str, Estimate]:
+    values = {n: torch.cat([part[n] for part in parts]).double().cpu() for n in parts[0]}
+    n = len(next(iter(values.values())))
+    times = times_drawn(group_codes(groups, n, torch.device("cpu")), seed)
+    return {m: bootstrapped(float(v.mean()), (times @ v) / times.sum(dim=1), n) for m, v in values.items()}
+
+
+def _projection(
+    found: Latents, ways: Mapping[str, Any], method: Method | None, seed: int, notes: dict[str, str]
+) -> dict[str, Any]:
+    if method is None or "fused" not in found.values:
+        return {}
+    keep = shuffled(len(found), seed)[:_POINTS]
+    try:
+        paths = attack_paths(ways["model"], ways["batch"], ways["found"]) if len(ways["batch"]) else None
+        drawn = project(found.values["fused"][keep], paths, method=method, seed=seed)
+    except (ModelError, ValueError) as error:
+        notes["projection"] = str(error)
+        return {}
+    label = found.targets.argmax(dim=1) if found.targets.dim() == 2 else found.targets
+    ends = ways["batch"].targets
+    return {
+        "method": drawn.method,
+        "explained": drawn.explained,
+        "points": _rounded(drawn.points),
+        "labels": label[keep].tolist(),
+        "paths": _rounded(drawn.paths),
+        "path_labels": (ends.argmax(dim=1) if ends.dim() == 2 else ends).tolist(),
+    }
+
+
+def _rounded(x: Tensor) -> list[Any]:
+    return torch.round(x, decimals=4).tolist()

@@ -1,0 +1,190 @@
+"""What predicts, class by class, how robust a model is, and at what cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossguard.attacks import fgsm, fmn
+from crossguard.core import Batch, ModelError, Task, borrowed, forward, settle_task
+from crossguard.core.estimate import Estimate
+from crossguard.diagnostics.classes import members
+from crossguard.diagnostics.convexity import convexity
+from crossguard.diagnostics.correlation import rank_correlation
+from crossguard.diagnostics.density import density
+from crossguard.diagnostics.latents import Latents, latents, rest
+from crossguard.threat import ThreatModel
+
+
+@dataclass
+class Price:
+    """What a measure cost: sample-`forwards` (of a head alone they count as whole ones), -`backwards`, `seconds`."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure: its value by class (C,), its rank correlation with robustness over classes, alone and partial given
+    clean accuracy and the number of samples of the class, and its price."""
+
+    name: str
+    by_class: list[float]
+    correlation: Estimate
+    partial: Estimate
+    price: Price
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON; NaN is None."""
+        return {**asdict(self), "by_class": [None if v != v else v for v in self.by_class]}
+
+
+@dataclass
+class _Seen:
+    """By measure the values of all samples so far, and the prices."""
+
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
+    prices: dict[str, Price] = field(default_factory=dict)
+
+    def add(self, name: str, measure: Callable[[], tuple[Tensor, int, int]]) -> Tensor:
+        started = time.perf_counter()
+        value, forwards, backwards = measure()
+        price = self.prices.setdefault(name, Price())
+        price.seconds += time.perf_counter() - started
+        price.forwards, price.backwards = price.forwards + forwards, price.backwards + backwards
+        self.values.setdefault(name, []).append(value.detach().double().cpu())
+        return value
+
+
+def predictors(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    threat: ThreatModel,
+    *,
+    task: Task | None = None,
+    steps: int = 100,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> list[Row]:
+    """Rank correlations with the median FMN size of a class (in budgets, all modalities together, `steps` steps; a
+    sample that is wrong already has 0).
+
+    The measures: "density" of the fused latents, "convexity" of what branches hand over (a model with branches alone),
+    "margin" (the mean clean one), "gradient" (the loss's slope: what a step of one budget gains to first order, its
+    sign turned, so that more of every measure should mean more robust), "fgsm" (accuracy). The last row, "fmn", is
+    robustness itself, for its price. The model comes back as it was. What predicts well over the classes of one model
+    need not rank models: take `rank_correlation` over several.
+    """
+    seen, labels = _Seen(), list[Tensor]()
+    batches: list[Batch] = []
+    net = model
+    for number, batch in enumerate(loader):
+        batches.append(batch)
+        chosen = task or _task(net, batch)
+        _measure(net, batch, threat, chosen, steps, seed, seen)
+        labels.append(members(batch.targets, len(batch), chosen.classes).cpu())
+        if progress is not None:
+            progress(number + 1)
+    belongs = torch.cat(labels)
+    by_class = {n: _by_class(torch.cat(v), belongs, median=n == "fmn") for n, v in seen.values.items()}
+    notes: dict[str, str] = {}
+    for name, measured in (("density", _density), ("convexity", _convexity)):
+        started = time.perf_counter()
+        try:
+            found, forwards = measured(net, batches, belongs.shape[1], seed)
+        except ModelError as error:
+            notes[name] = str(error)
+            continue
+        by_class[name] = torch.tensor([e.value for e in found], dtype=torch.float64)
+        seen.prices[name] = Price(forwards, 0, time.perf_counter() - started)
+    controls = [by_class["right"], belongs.sum(dim=0).double()]
+    order = [n for n in ("density", "convexity", "margin", "gradient", "fgsm", "fmn") if n in by_class]
+    rows = [_row(n, by_class[n], by_class["fmn"], controls, seen.prices[n]) for n in order]
+    none = Estimate.undefined(0, "not measured")
+    return [*rows, *(Row(n, [], none, none, Price(), note) for n, note in notes.items())]
+
+
+def _row(name: str, values: Tensor, robustness: Tensor, controls: Sequence[Tensor], price: Price) -> Row:
+    alone = rank_correlation(values, robustness)
+    return Row(name, values.tolist(), alone, rank_correlation(values, robustness, controls), price)
+
+
+def _task(net: nn.Module, batch: Batch) -> Task:
+    with borrowed(net) as lent, torch.no_grad():
+        return settle_task(None, batch.targets, forward(lent, batch.inputs, batch.mask).logits)
+
+
+def _measure(net: nn.Module, batch: Batch, threat: ThreatModel, task: Task, steps: int, seed: int, seen: _Seen) -> None:
+    options: dict[str, Any] = {"task": task, "mask": batch.mask, "ids": batch.ids or None, "seed": seed}
+    n = len(batch)
+
+    def margin() -> tuple[Tensor, int, int]:
+        with borrowed(net) as lent, torch.no_grad():
+            return task.margin(forward(lent, batch.inputs, batch.mask).logits, batch.targets), n, 0
+
+    def gradient() -> tuple[Tensor, int, int]:
+        return -_slope(net, batch, threat, task), n, n
+
+    def after_fgsm() -> tuple[Tensor, int, int]:
+        result = fgsm(net, batch.inputs, batch.targets, threat, stop="never", **options)
+        return (result.margin > 0).double(), result.forwards, result.backwards
+
+    def size() -> tuple[Tensor, int, int]:
+        result = fmn(net, batch.inputs, batch.targets, threat, steps=steps, **options)
+        return result.size, result.forwards, result.backwards
+
+    clean = seen.add("margin", margin)
+    seen.values.setdefault("right", []).append((clean > 0).double().cpu())
+    for name, measure in (("gradient", gradient), ("fgsm", after_fgsm), ("fmn", size)):
+        seen.add(name, measure)
+
+
+def _slope(net: nn.Module, batch: Batch, threat: ThreatModel, task: Task) -> Tensor:
+    """(N,) the sum over modalities of <gradient, steepest move of the whole budget>: the dual norm x the radius."""
+    with borrowed(net) as lent:
+        attacked = {n: batch.inputs[n].detach().clone().requires_grad_() for n in threat.names}
+        logits = forward(lent, {**batch.inputs, **attacked}, batch.mask).logits
+        loss = task.loss(logits, batch.targets).sum()
+        gradients = torch.autograd.grad(loss, list(attacked.values()), materialize_grads=True)
+    balls = threat.balls(batch.inputs, batch.mask)
+    total = torch.zeros(len(batch), dtype=logits.dtype, device=logits.device)
+    for name, g in zip(attacked, gradients, strict=True):
+        total = total + (g * balls[name].steepest(g)).flatten(1).sum(dim=1)
+    return total
+
+
+def _by_class(values: Tensor, belongs: Tensor, *, median: bool) -> Tensor:
+    """(C,) the mean (median) over the samples of each class, NaN where there is none."""
+    answer = torch.full((belongs.shape[1],), torch.nan, dtype=torch.float64)
+    for c in range(belongs.shape[1]):
+        own = values[belongs[:, c]]
+        if len(own):
+            answer[c] = own.median() if median else own.mean()
+    return answer
+
+
+def _latents(net: nn.Module, batches: list[Batch], features: bool, seed: int) -> Latents:
+    return latents(net, batches, most=2000, features=features, seed=seed)
+
+
+def _density(net: nn.Module, batches: list[Batch], classes: int, seed: int) -> tuple[list[Estimate], int]:
+    found = _latents(net, batches, False, seed)
+    value = found.values.get("fused", next(iter(found.values.values())))
+    return density(value, found.targets, groups=found.groups, classes=classes, seed=seed), sum(map(len, batches))
+
+
+def _convexity(net: nn.Module, batches: list[Batch], classes: int, seed: int) -> tuple[list[Estimate], int]:
+    found = _latents(net, batches, True, seed)
+    device = next(net.parameters(), torch.zeros(())).device
+    with borrowed(net) as lent:
+        features = {n: v.to(device) for n, v in found.features.items()}
+        answer = convexity(rest(lent), features, found.targets, groups=found.groups, classes=classes, seed=seed)
+    return answer, sum(map(len, batches)) + 2000 * sum(e.defined for e in answer)

@@ -1,0 +1,131 @@
+"""Predictors of robustness, projections and the whole diagnosis of a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crossguard as cg
+from crossguard import Batch, Inputs
+from crossguard.diagnostics.diagnose import diagnose
+from crossguard.diagnostics.predictors import predictors
+from crossguard.diagnostics.projection import attack_paths, project
+from tests.training.toys import TASK, THREAT, TwoBranch, dataset, splits
+
+
+class Slopes(nn.Module):
+    """Six classes on a line each in its own column: the margin of class c is 2 x_c and its distance to the other side
+    x_c (L-inf), so that clean margin, slope and robustness are known."""
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return inputs["a"] - inputs["a"].flip(1)
+
+
+def lines() -> Batch:
+    targets = torch.arange(60) % 6
+    size = 0.1 + 0.1 * targets.float()
+    x = torch.zeros(60, 6).scatter(1, targets[:, None], size[:, None])
+    return Batch({"a": x}, targets, ids=tuple(str(i) for i in range(60)))
+
+
+def test_predictors_of_a_model_whose_robustness_is_known() -> None:
+    rows = {r.name: r for r in predictors(Slopes(), [lines()], cg.ThreatModel(a=cg.Linf(0.25)), steps=30)}
+    assert set(rows) == {"density", "convexity", "margin", "gradient", "fgsm", "fmn"}
+    assert rows["margin"].by_class == pytest.approx([0.1 + 0.1 * c for c in range(6)], abs=1e-6)
+    assert rows["margin"].correlation.value == 1.0
+    # The margin to the next class falls by 2 (or 1) a unit of L-inf, so sizes grow with the class.
+    sizes = rows["fmn"].by_class
+    assert sizes == sorted(sizes)
+    assert rows["fgsm"].by_class[0] == 0.0
+    assert rows["fgsm"].by_class[5] == 1.0
+    assert all(v < 0 for v in rows["gradient"].by_class)
+    assert (rows["margin"].price.forwards, rows["margin"].price.backwards) == (60, 0)
+    assert (rows["gradient"].price.forwards, rows["gradient"].price.backwards) == (60, 60)
+    assert rows["fmn"].price.forwards > 60 * 10
+    for name in ("density", "convexity"):
+        assert rows[name].by_class == []
+        assert "latents" in rows[name].note or "branches" in rows[name].note
+    assert rows["margin"].partial.said() == "undefined (6 rows, 7 needed)"
+
+
+def test_the_slope_is_the_dual_norm() -> None:
+    class Line(nn.Module):
+        def forward(self, inputs: Inputs) -> Tensor:
+            z = inputs["a"] @ torch.tensor([3.0, -1.0]) + inputs["b"] @ torch.tensor([0.0, 2.0])
+            return torch.stack([z, -z], dim=1)
+
+    batch = Batch({n: torch.zeros(5, 2) for n in "ab"}, torch.zeros(5, dtype=torch.int64))
+    threat = cg.ThreatModel(a=cg.Linf(0.5), b=cg.L2(0.25))
+    (row,) = [r for r in predictors(Line(), [batch], threat, task=TASK, steps=2) if r.name == "gradient"]
+    # d loss / d z at z = 0 is -1: 0.5 (3 + 1) + 0.25 x 2.
+    assert row.by_class[0] == pytest.approx(-2.5, abs=1e-5)
+    assert row.by_class[1] != row.by_class[1], "a class without samples has none"
+
+
+def test_pca_shows_what_varies_and_paths_begin_at_their_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plane = torch.randn(50, 2, generator=generator)
+    x = torch.cat([plane, torch.zeros(50, 3)], dim=1)
+    ways = torch.stack([x[:4], x[:4] + 1.0], dim=1)
+    found = project(x, ways)
+    assert found.explained == pytest.approx(1.0, abs=1e-6)
+    apart = [torch.pdist(v.double()) for v in (found.points, plane)]
+    torch.testing.assert_close(*apart, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.paths[:, 0], found.points[:4])
+    assert found.paths.shape == (4, 2, 2)
+    placed = project(x, ways, method="tsne")
+    assert placed.points.shape == (50, 2)
+    assert placed.explained is None
+    again = project(x, ways, method="tsne")
+    assert torch.equal(placed.points, again.points)
+    with pytest.raises(cg.InputError, match="expected"):
+        project(x[:4])
+
+
+def test_paths_go_from_clean_to_attacked() -> None:
+    model = TwoBranch()
+    batch = dataset("toy", 8, 0).read(range(8))
+    found = cg.attacks.pgd(model, batch.inputs, batch.targets, THREAT).inputs
+    ways = attack_paths(model, batch, found, shares=(0.5, 1.0))
+    model.eval()
+    for t, inputs in ((0, batch.inputs), (2, found)):
+        expected = model(inputs, need=("latents",)).latents["fused"]
+        torch.testing.assert_close(ways[:, t], expected.detach())
+    assert ways.shape[:2] == (8, 3)
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    config = cg.TrainConfig(epochs=4, batch_size=20, learning_rate=0.02)
+    return cg.train(
+        TwoBranch(), splits(), task=TASK, threat=None, objective=cg.defences.Standard(), config=config
+    ).model
+
+
+def test_the_whole_diagnosis_is_json_and_says_what_is_undefined(trained: nn.Module) -> None:
+    data = dataset("toy", 60, 9)
+    stages: list[str] = []
+    found = diagnose(trained, data, THREAT, task=TASK, samples=40, steps=5, progress=lambda s, n, k: stages.append(s))
+    text = json.dumps(found, allow_nan=False)
+    assert "NaN" not in text
+    assert found["seen"] == [30, 30]
+    assert found["samples"] == 40
+    assert set(found["density"]) == set(found["contrast"]) == {"a", "b", "fused"}
+    assert set(found["convexity"]) == {"all", "ends right", "only:a", "only:b"}
+    assert found["density"]["fused"][0]["value"] > 0
+    shares = found["shapley"]
+    assert all(set(by_name) == {"a", "b"} for by_name in shares.values())
+    assert shares["clean"]["a"]["n"] == 40
+    assert len(found["projection"]["points"]) == 60
+    assert len(found["projection"]["paths"]) == len(found["projection"]["path_labels"]) > 0
+    assert [r["name"] for r in found["predictors"]] == ["density", "convexity", "margin", "gradient", "fgsm", "fmn"]
+    assert found["predictors"][0]["correlation"]["reason"] == "2 rows, 5 needed"
+    assert set(stages) == {"latents", "attacks", "predictors"}
+    few = diagnose(trained, data.subset(range(12)), THREAT, task=TASK, samples=12, steps=2, projection=None)
+    assert few["density"]["a"][0] == {
+        "value": None, "low": None, "high": None, "n": 6, "reason": "6 samples, 11 needed"
+    }  # fmt: skip
+    assert few["projection"] == {}
