@@ -17,6 +17,7 @@ from crossguard.core import DataError, RunError
 from crossguard.data.sequence_example import build
 from crossguard.data.tfrecord import write_records
 from crossguard.data.youtube8m import YouTube8M
+from crossguard.data.youtube8m_examples import dequantised
 from crossguard.data.youtube8m_index import index, youtube8m
 from tests.data import yt8m
 
@@ -33,6 +34,13 @@ def folder(tmp_path: Path) -> Path:
         yt8m.write(tmp_path, f"train{shard:04d}.tfrecord", range(6 * shard, 6 * shard + 6))
     yt8m.write(tmp_path, "validate0000.tfrecord", range(100, 104), frames=2)
     return tmp_path
+
+
+def test_every_code_stands_for_the_nearest_float() -> None:
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    found = dequantised(np.pad(codes, ((0, 0), (0, 4)))[:, :16])
+    assert found.flatten().tolist() == [np.float32(q * 4 / 255 + 4 / 512 - 2) for q in range(256)]
+    assert torch.equal(found, cg.YOUTUBE8M.decode(torch.from_numpy(codes).long()))
 
 
 def ids(stream: YouTube8M) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from crossguard.core.errors import DataError
 from crossguard.core.modality import Modality
@@ -27,7 +28,10 @@ MODALITIES = {
 WIDTHS = {"rgb": 1024, "audio": 128}
 Labels: TypeAlias = Literal["video", "segments"]
 
-_VALUES: NDArray[np.float32] = YOUTUBE8M.decode(torch.arange(256)).numpy()
+# What two neighbouring codes stand for, float32 each, by the two bytes as one number: half as many look-ups.
+_PAIRS = YOUTUBE8M.decode(torch.from_numpy(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).astype(np.int64))).view(
+    torch.float64
+)
 
 
 class ExampleError(DataError):
@@ -50,11 +54,17 @@ class Example:
     stop: int
 
     def sample(self, classes: int) -> Sample:
-        """De-quantised: code q is 4 q / 255 + 4 / 512 - 2, float32; targets (classes,) of zeros and ones."""
+        """De-quantised, with targets (classes,) of zeros and ones."""
         targets = torch.zeros(classes)
         targets[list(self.labels)] = 1
-        inputs = {m: torch.from_numpy(np.take(_VALUES, q[self.start : self.stop])) for m, q in self.codes.items()}
+        inputs = {m: dequantised(q[self.start : self.stop]) for m, q in self.codes.items()}
         return Sample(self.id, inputs, targets, self.group)
+
+
+def dequantised(codes: NDArray[np.uint8]) -> Tensor:
+    """(T, D) codes, D even, as float32: q stands for 4 q / 255 + 4 / 512 - 2, rounded once."""
+    pairs = torch.from_numpy(np.ascontiguousarray(codes).view(np.uint16).astype(np.int32)).view(-1)
+    return _PAIRS.index_select(0, pairs).view(torch.float32).view(codes.shape)
 
 
 def examples(payload: bytes, labels: Labels, classes: int) -> list[Example]:
