@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import crossguard as cg
-from crossguard.training.folder import locked
+from crossguard.core.files import locked
 from tests.cli.conftest import Crossguard, Shell
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -299,5 +299,5 @@ def test_a_second_training_leaves_the_recipe_of_the_first_alone(
     with locked(tmp_path):
         refused = crossguard("train", RECIPE, *settings, "--out", tmp_path)
     assert refused.exit_code == 1
-    assert "another process is training" in refused.stderr
+    assert "another process is at work" in refused.stderr
     assert (tmp_path / "recipe.yaml").read_text() == "the first one's"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from crossguard.training.folder import locked
+from crossguard.core.files import locked
 from tests.cli.conftest import Crossguard
 from tests.study.test_runner import RECIPE
 

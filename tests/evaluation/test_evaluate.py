@@ -351,11 +351,20 @@ def test_record_json_is_plain_and_counts_work() -> None:
     assert meta["work"]["joint"]["backwards"] > 0
     assert meta["work"]["clean"]["forwards"] == 48
     assert meta["work"]["missing:a"]["backwards"] == 0
-    clip = meta["clips"][0]
+    clip = next(c for c in meta["clips"] if c["margins"]["clean"] > 0)
     x = record.clips[f"{clip['index']}/a/joint"]
     delta = np.abs(x - record.clips[f"{clip['index']}/a/clean"]).max()
     assert 0 < delta <= EPS["a"] * (1 + 1e-5)
     assert set(clip["predictions"]) == {"clean", "noise", "only:a", "only:b", "any_one", "joint"}
+
+
+def test_models_keep_clips_of_the_same_samples_one_a_class() -> None:
+    batch = samples(linear(6, 4), 48)
+    options = {"protocol": QUICK.with_options(clips=8)}
+    kept = [evaluate(m, Loader(batch, 16), threat_for(m), **options).meta["clips"]
+            for m in (linear(6, 4), linear(6, 4, seed=9))]  # fmt: skip
+    assert [c["id"] for c in kept[0]] == [c["id"] for c in kept[1]]
+    assert sorted(c["target"] for c in kept[0]) == [0, 1]
 
 
 class Probabilities(Linear):

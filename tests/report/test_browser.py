@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import crossguard as cg
 from crossguard.report import report
 from tests.report.synthetic import DEPTH, INERTIAL, RGB, SKELETON, make
 
@@ -142,10 +144,12 @@ def test_the_viewer_obeys_the_keyboard(tab: Tab) -> None:
     tab.page.keyboard.press("ArrowLeft")
     tab.page.keyboard.press("ArrowLeft")
     assert clock.inner_text() == "16 / 16"
+    about = tab.page.locator("#viewer .about")
+    opened = about.inner_text()
     tab.page.keyboard.press("n")
-    assert "clip-001" in tab.page.locator("#viewer .about").inner_text()
+    assert "clip-00" in about.inner_text() != opened
     tab.page.keyboard.press("p")
-    assert "clip-000" in tab.page.locator("#viewer .about").inner_text()
+    assert about.inner_text() == opened
     pressed = tab.page.locator("#viewer .switch [aria-pressed=true]")
     assert pressed.inner_text() == "all at once"
     tab.page.keyboard.press("c")
@@ -166,20 +170,101 @@ def test_models_stand_side_by_side_with_what_they_said(tab: Tab) -> None:
     assert takes.count() == 4
 
 
-def test_overlay_magnification_and_side_view_change_what_is_drawn(tab: Tab) -> None:
+def test_overlay_and_side_view_change_what_is_drawn(tab: Tab) -> None:
     skeleton = (
         "[...document.querySelectorAll('#viewer figcaption')].findIndex(f => f.textContent.includes('over original'))"
     )
     tab.pixels()
     index = tab.page.evaluate(skeleton)
-    plain, picture = tab.pixels(index), tab.pixels(2)
-    tab.page.locator("#viewer .transport select").nth(1).select_option("10")
-    magnified = tab.pixels(index)
-    assert magnified != plain
-    tab.page.locator("#viewer .transport select").nth(2).select_option("side")
-    assert tab.pixels(index) != magnified
+    front, picture = tab.pixels(index), tab.pixels(2)
+    tab.page.locator("#viewer .transport select").nth(1).select_option("side")
+    assert tab.pixels(index) != front
     tab.page.locator("#viewer .transport input[type=checkbox]").uncheck()
     assert tab.pixels(2) != picture
+
+
+FOOLED, HELD = "[aria-label='show clips that fooled']", "[aria-label='but did not fool']"
+
+
+def test_the_filter_finds_the_sample_that_fooled_one_and_not_the_other(browser: Any, tmp_path: Path) -> None:
+    weak, strong = make(tmp_path / "a", "weak", clips=4, seed=1), make(tmp_path / "b", "strong", clips=4, seed=2)
+    fates = {"weak": "fhfh", "strong": "hhff"}  # by clip: fooled or held
+    for folder in (weak, strong):
+        meta = json.loads((folder / "record.json").read_text())
+        for clip, fate in zip(meta["clips"], fates[meta["name"]], strict=True):
+            clip["margins"] |= {"clean": 1.0, "joint": 1.0 if fate == "h" else -1.0, "only:rgb": 1.0}
+        (folder / "record.json").write_text(json.dumps(meta))
+    tab = Tab(browser, report([weak, strong], tmp_path / "p.html"), reduced_motion="reduce")
+    tab.pixels()
+    about, counts = tab.page.locator("#viewer .about"), tab.page.locator("#viewer .filter output")
+    menu = tab.page.locator("#viewer .pick select option")
+    assert "clip-000" in about.inner_text(), "it opens on a clip that tells the models apart"
+    assert [words[-3:] for words in menu.all_inner_texts()] == ["✗ ✓", "✓ ✓", "✗ ✗", "✓ ✗"]
+    tab.page.select_option(FOOLED, label="strong")
+    assert menu.count() == 2
+    assert "clip-002" in about.inner_text()
+    tab.page.select_option(HELD, label="weak")
+    assert menu.count() == 1
+    assert "clip-003" in about.inner_text()
+    broken = {r: cg.Record.load(r).broken_at("joint") for r in (weak, strong)}
+    both = int(((broken[strong] > 0) & (broken[strong] <= 1) & (broken[weak] > 1)).sum())
+    assert counts.inner_text() == f"1 of 4 clips; so are {both} of 120 tested samples"
+    assert tab.page.locator("#viewer .pick button").first.is_disabled()
+    tab.page.click("#viewer .switch button:text-is('only rgb')")
+    assert "None of the clips" in tab.page.locator("#viewer .stage").inner_text()
+    tab.page.select_option(FOOLED, "")
+    tab.page.select_option(HELD, "")
+    assert menu.count() == 4
+    assert tab.page.locator("#viewer .take h3").all_inner_texts() == ["Original", "weak", "strong"]
+    tab.close()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Depth whose background is masked out, a skeleton, and an inertial series that is padded."""
+    folder = tmp_path_factory.mktemp("three")
+    runs = [
+        make(folder / "a", "concat-standard", modalities=(DEPTH, SKELETON, INERTIAL), seed=1),
+        make(folder / "b", "skeleton-adversarial", objective="adversarial", modalities=(SKELETON,), seed=2),
+        make(folder / "c", "concat-adversarial", objective="adversarial", modalities=(DEPTH, SKELETON, INERTIAL)),
+    ]
+    return report(runs, folder / "page.html")
+
+
+ALPHA = """([i, x, y]) => {
+    const c = document.querySelectorAll('#viewer canvas')[i], one = new OffscreenCanvas(1, 1).getContext('2d');
+    one.drawImage(c, -Math.floor(x * c.width), -Math.floor(y * c.height));
+    return [...one.getImageData(0, 0, 1, 1).data];
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_depth_skeleton_and_inertial_stand_side_by_side(browser: Any, three: Path, width: int) -> None:
+    tab = Tab(browser, three, width, reduced_motion="reduce")
+    tab.pixels()
+    takes = tab.page.locator("#viewer .take")
+    titles = tab.page.locator("#viewer .take h3").all_inner_texts()
+    assert titles[0] == "Original"
+    assert [takes.nth(i).locator("canvas").count() for i in range(len(titles))] == [3, *([6] * (len(titles) - 1))]
+    scale = takes.nth(0).locator(".scale")
+    assert scale.inner_text().endswith("mm")
+    assert [w.isdigit() for w in scale.inner_text().split()][:2] == [True, True]
+    assert "inertial, each lane" in takes.nth(0).inner_text()
+    assert tab.page.evaluate(ALPHA, [0, 0.02, 0.02])[3] == 0, "what the sensor removed is not drawn"
+    assert tab.page.evaluate(ALPHA, [4, 0.02, 0.02])[3] == 0, "nor is there a difference"
+    body = [tab.page.evaluate(ALPHA, [0, 0.5, y / 20])[3] for y in range(20)]
+    assert max(body) == 255
+    for row in range(3):  # all figures of a modality begin level, on a screen that has room for columns
+        tops = {round(takes.nth(i).locator(".frames").nth(row).bounding_box()["y"]) for i in range(len(titles))}
+        assert (len(tops) == 1) == (width > 640)
+    tab.page.click("#viewer .switch button:text-is('only skeleton')")
+    assert takes.nth(1).locator(".untouched").all_inner_texts() == ["depth as it was", "inertial as it was"]
+    tab.page.click("#viewer .chip-label:has-text('skeleton-adversarial')")
+    assert not tab.scrolls_sideways()
+    tab.page.emulate_media(media="print")
+    assert tab.page.locator("#viewer canvas").first.is_visible()
+    assert not tab.page.locator("#viewer .filter").is_visible()
+    tab.close()
 
 
 def test_motion_starts_by_itself_only_where_it_is_welcome(browser: Any, html: Path) -> None:

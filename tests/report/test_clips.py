@@ -17,7 +17,7 @@ from crossguard import Modality
 from crossguard.evaluation.record import Record
 from crossguard.report import clips
 from crossguard.report.pack import arrange, kind, nice, pack, thin
-from tests.report.synthetic import DEPTH, RGB, SKELETON, make
+from tests.report.synthetic import DEPTH, INERTIAL, RGB, SKELETON, make
 
 
 def unpack(packed: dict[str, Any]) -> NDArray[np.float64]:
@@ -134,3 +134,45 @@ def test_depth_is_shown_over_what_it_holds(tmp_path: Path) -> None:
 
 def test_records_without_clips_have_no_viewer(tmp_path: Path) -> None:
     assert not clips.reel([Record.load(make(tmp_path / "a", clips=0))], ["a"], 10**8)
+
+
+def test_only_the_body_of_a_depth_map_and_the_real_part_of_a_series_are_shown(tmp_path: Path) -> None:
+    record = Record.load(make(tmp_path / "a", modalities=(DEPTH, INERTIAL)))
+    shown = clips.reel([record], ["a"], 10**8).data["clips"][0]
+    depth = arrange(record.clips["0/depth/clean"], DEPTH)
+    body = unpack(shown["clean"]["depth"]["mask"]) > 0
+    assert np.array_equal(body, depth[..., 0] > 0)
+    assert 0 < body.mean() < 0.5
+    assert shown["clean"]["inertial"]["shape"] == [50, 6], "ten were added at the end"
+    assert shown["clean"]["inertial"]["mask"] is None
+    assert shown["models"]["0"]["changes"]["joint"]["inertial"]["shape"] == [50, 6]
+    changed = unpack(shown["models"]["0"]["changes"]["joint"]["depth"])[..., 0]
+    assert not changed[~body].any()
+
+
+def test_shifts_of_joints_are_magnified_to_an_eighth_of_the_figure(tmp_path: Path) -> None:
+    record = Record.load(make(tmp_path / "a", modalities=(SKELETON,)))
+    (drawn,) = clips.reel([record], ["a"], 10**8).data["modalities"]
+    tall = 1.6  # metres; every shift is 2 cm
+    assert tall / 16 < drawn["gain"] * 0.02 <= tall / 8
+
+
+def test_the_tally_counts_who_was_fooled_and_who_held_on_the_same_samples(tmp_path: Path) -> None:
+    a, b = Record.load(make(tmp_path / "a", seed=1)), Record.load(make(tmp_path / "b", seed=2, modalities=(RGB,)))
+    order = np.random.default_rng(0).permutation(len(b))[:100]
+    fewer = Record(b.meta, {k: v[order] for k, v in b.samples.items()}, b.clips)
+    found = clips.tally([a, fewer])
+    assert set(found) == {"only:rgb", "only:skeleton", "joint"}
+    assert set(found["only:skeleton"]) == {"0"}
+    fates = {name: {"0": x} for name, x in zip(a.samples["ids"].tolist(), a.broken_at("joint").tolist(), strict=True)}
+    for name, x in zip(fewer.samples["ids"].tolist(), fewer.broken_at("joint").tolist(), strict=True):
+        fates[name]["1"] = x
+    fooled = [f for f in fates.values() if 0 < f["0"] <= 1]
+    assert found["joint"]["0"]["fooled"] == [len(fooled), 120]
+    assert found["joint"]["0"]["held"] == [sum(f["0"] > 1 for f in fates.values()), 120]
+    assert found["joint"]["0"]["1"] == [sum("1" in f and f["1"] > 1 for f in fooled), 100]
+    assert found["joint"]["1"]["0"] == [
+        sum("1" in f and 0 < f["1"] <= 1 and f["0"] > 1 for f in fates.values()), 100,
+    ]  # fmt: skip
+    assert found["joint"]["0"]["0"] == [0, 120], "nobody is fooled and holds"
+    assert clips.reel([a], ["a"], 10**8).data["tally"] == {}

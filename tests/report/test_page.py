@@ -172,7 +172,7 @@ def test_the_page_is_whole_and_lets_nothing_else_run(page: Page) -> None:
         assert not (attrs.get("src") or "").strip()
         assert (attrs.get("href") or "data:").startswith("data:")
     scripts = ["".join(t) for tag, attrs, t in page.elements if tag == "script" and "type" not in attrs]
-    assert len(scripts) == 4
+    assert len(scripts) == 5
     for script in scripts:
         assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
@@ -198,7 +198,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     path = report([run], tmp_path / "p.html", title=HOSTILE)
     page = parse(path)
     assert page.find("h1")[0][1] == " ".join(HOSTILE.split())
-    assert len(page.find("script")) == 5
+    assert len(page.find("script")) == 6
     assert not page.find("img")
     assert not [1 for _, attrs, _ in page.elements if "onerror" in attrs]
     assert data_of(page)["reel"]["models"][0].startswith(HOSTILE)

@@ -187,7 +187,8 @@ def test_csv_has_every_figure(exported: tuple[Results, Path]) -> None:
             line = by[row.name, c, "accuracy"]
             values = [float(line[k]) for k in ("value", "low", "high")]
             assert values == [metrics["accuracy"].value, metrics["accuracy"].low, metrics["accuracy"].high]
-        assert float(by[row.name, "", "seconds"]["value"]) == row.prices["seconds"]
+        for price in ("cpu_seconds", "seconds", "forwards", "backwards", "peak_memory_mb", "parameters"):
+            assert float(by[row.name, "", price]["value"]) == row.prices[price]
     d = found.against("concat-standard")["amr-adversarial"]["joint"]
     line = by["amr-adversarial", "joint", "accuracy"]
     assert (line["reference"], float(line["difference"])) == ("concat-standard", d.estimate.value)
@@ -203,7 +204,7 @@ def test_json_is_the_whole(exported: tuple[Results, Path]) -> None:
 def test_latex_is_well_formed_and_escaped(exported: tuple[Results, Path]) -> None:
     found, place = exported
     source = (place / "study.tex").read_text()
-    assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == 2
+    assert source.count(r"\begin{tabular}") == source.count(r"\end{tabular}") == 3
     for body in re.findall(r"\\begin\{tabular\}\{(l r*|lr*)\}(.*?)\\end", source, re.DOTALL):
         for line in (line for line in body[1].splitlines() if line.endswith(r"\\")):
             assert len(re.findall(r"(?<!\\)&", line)) == len(body[0]) - 1
@@ -229,6 +230,20 @@ def test_markdown_is_well_formed(exported: tuple[Results, Path]) -> None:
     assert d.shown
     assert f"**{100 * d.estimate.value:+.1f}**" in "\n".join(lines)
     assert "- amr-adversarial: attack_not_converged (rgb), in 3 of 3 runs" in lines
+
+
+def test_prices_stand_in_the_page_and_in_latex(exported: tuple[Results, Path]) -> None:
+    found, place = exported
+    tex, html = (place / "study.tex").read_text(), (place / "study.html").read_text()
+    head = next(line for line in tex.splitlines() if "CPU s" in line)
+    assert head.endswith(r"latency, ms & latency, times concat-standard \\")
+    amr = next(row for row in found.rows if row.name == "amr-adversarial")
+    assert amr.prices["cpu_seconds"] == 120
+    line = next(line for line in tex.split("CPU s")[1].splitlines() if line.startswith("amr-adversarial"))
+    cells = [cell.strip(" \\") for cell in line.split("&")]
+    assert cells[1:] == ["120", "141", r"12\,k", r"12\,k", "512", r"412\,k", "1.8", "1.00"]
+    assert "CPU time" in html
+    assert "<td>2.0 min</td>" in html.replace("120 s", "2.0 min")
 
 
 def test_an_unknown_export_is_refused_before_anything_is_written(

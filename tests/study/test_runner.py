@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import crossguard as cg
+from crossguard.core.files import locked
 from crossguard.study import Study, read_study, results, run_study
-from crossguard.training.folder import locked
 
 RECIPE = """
 name: {name}

@@ -33,12 +33,11 @@ from crossguard import (
     ThreatModel,
 )
 from crossguard.core.batch import Feature
-from crossguard.core.files import read_json, read_safetensors
+from crossguard.core.files import locked, read_json, read_safetensors
 from crossguard.data.base import Dataset, Splits, TensorDataset
 from crossguard.defences import Adversarial, Context, Losses, Objective, Standard, Work
 from crossguard.training import Progress, TrainConfig, TrainResult, train, validate
 from crossguard.training.distributed import Ranks
-from crossguard.training.folder import locked
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset, same_weights, splits
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=0.01, validation_steps=3, checkpoint_every=3, log_every=2)

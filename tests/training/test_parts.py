@@ -19,11 +19,12 @@ from pydantic import ValidationError
 from torch import nn, optim
 
 from crossguard.core.errors import InputError, ModelError, RunError
+from crossguard.core.files import locked
 from crossguard.training import TrainConfig
 from crossguard.training.batches import batches_per_epoch, epoch_batches
 from crossguard.training.checkpoint import differences, load_checkpoint, save_checkpoint
 from crossguard.training.distributed import Ranks, ranks
-from crossguard.training.folder import Log, locked
+from crossguard.training.folder import Log
 from crossguard.training.optimizer import build_optimizer
 from crossguard.training.schedule import learning_rate
 from crossguard.training.tree import join, split
@@ -264,7 +265,7 @@ def test_two_processes_cannot_train_into_one_folder(tmp_path: Path) -> None:
     script = f"""
 from pathlib import Path
 from crossguard.core.errors import RunError
-from crossguard.training.folder import locked
+from crossguard.core.files import locked
 try:
     with locked(Path({str(tmp_path)!r})):
         print("entered")
@@ -273,7 +274,7 @@ except RunError as error:
 """
     with locked(tmp_path):
         second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert "another process is training into" in second.stdout
+        assert "another process is at work in" in second.stdout
     with locked(tmp_path):
         pass  # free again
 

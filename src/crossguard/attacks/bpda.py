@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.errors import ModelError
-from crossguard.core.model import Branched, bare, forward
+from crossguard.core.model import Branched, attack_view, bare, forward
 
 Layer = Callable[[Tensor], Tensor]
 
@@ -84,6 +84,11 @@ class Preprocessed(nn.Module):
         """Everything after."""
         assert isinstance(self.viewed, Branched)
         return self.viewed.fuse(features, need)
+
+    def attack_view(self) -> Preprocessed:
+        """Itself, or the same layers before the view that the model offers to attackers."""
+        view = attack_view(self.viewed)
+        return self if view is self.viewed else Preprocessed(view, dict(zip(self.names, self.layers, strict=True)))
 
     def _layered(self, name: str, x: Tensor) -> Tensor:
         return self.layers[self.names.index(name)](x) if name in self.names else x

@@ -87,6 +87,10 @@ def evaluate(
                 progress=of_evaluation(called, bars.show),
             )
     results.print(summary_table([record]))
+    from crossguard.report.text import manner  # here, since the package brings in what only a page needs
+
+    for line in manner(record.meta["model"]):
+        say(f"{record.name}: {line}")
     for flag in record.flags:
         say(f"doubtful: {flag.name}{f' ({flag.modality})' if flag.modality else ''}: {flag.detail}")
     folder = out or run or Path("runs") / (name or str(model).replace(":", "."))

@@ -120,6 +120,8 @@ class _Shown:
     def __init__(self, bars: Bars, plan: Any) -> None:
         self.bars, self.total = bars, len(plan.runs)
         self.ended = sum(run.finished for run in plan.runs)
+        if self.ended < self.total:
+            bars.show("study", self.ended, self.total, f"{self.ended} of {self.total} runs")
 
     def report(self, run: Any, phase: str, done: float, total: float) -> None:
         """What one run is at."""
@@ -131,6 +133,6 @@ class _Shown:
         if phase == "failed":
             say(f"{run.label}: failed")
         else:
-            self.bars.show(run.label, 1, 1, phase)
+            self.bars.show(run.label, 1, 1, f"{self.ended} of {self.total} runs")
         self.bars.remove(run.label)
         self.bars.show("study", self.ended, self.total, f"{self.ended} of {self.total} runs")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,13 @@ from torch import Tensor
 
 from crossguard.core.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # a system without it: no locks
+    fcntl = None
+
+# What a process that is being killed may still need until the kernel takes its locks away, in seconds.
+PATIENCE = 2.0
 # Read once: the only way to read it sets it, which other threads must not see.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -25,12 +34,14 @@ os.umask(_UMASK)
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write beside `path`, sync, then rename over it; on any failure `path` is as it was and nothing is left.
 
-    Raises RunError where the disk is full or the folder cannot be written.
+    What a killed process left of the same file is removed. Raises RunError where the disk is full or the folder cannot
+    be written.
     """
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        _sweep(path)
+        handle, temporary = _temporary(path)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -47,6 +58,64 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """An empty file beside `path`, held as long as its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        _hold(handle)
+        if os.path.exists(name):  # else another process took it for a dead one's before it was held
+            return handle, name
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left that are no more: nobody holds it."""
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(f".{path.name}.") and entry.name.endswith(".part"):
+            try:
+                with open(entry.path, "rb") as file:
+                    if _hold(file.fileno()):
+                        os.unlink(entry.path)
+            except OSError:  # gone by now, or not ours to remove
+                continue
+
+
+def _hold(handle: int) -> bool | None:
+    """Lock an open file until it is closed; the kernel lets go when the process ends, however it ends. False: another
+    process has it; None: there are no locks here."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems know none
+        return None
+    return True
+
+
+@contextmanager
+def locked(folder: Path, patience: float = PATIENCE) -> Generator[None]:
+    """Hold a run's folder; the kernel lets go when the process ends, however it ends.
+
+    Raises RunError where another process still holds it after `patience` seconds, or where it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"cannot write into {folder}: {error.strerror or error}; choose another folder") from error
+    end = time.monotonic() + patience
+    with file:
+        while _hold(file.fileno()) is False:
+            if time.monotonic() > end:
+                raise RunError(
+                    f"another process is at work in {folder}; wait for it, stop it, or choose another folder"
+                )
+            time.sleep(0.05)
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -95,6 +95,20 @@ def forward(
     return caller(model)(inputs, mask, need)
 
 
+def attack_view(model: nn.Module) -> nn.Module:
+    """What attacks should follow: the `attack_view()` that a borrowed model offers, in eval mode, else the model.
+
+    Raises ModelError where that is no module.
+    """
+    offered: Any = getattr(model, "attack_view", None)
+    if not callable(offered):
+        return model
+    view = offered()
+    if not isinstance(view, nn.Module):
+        raise ModelError(f"attack_view() of {type(model).__name__} gave {type(view).__name__}, expected a torch module")
+    return view if view is model or not view.training else view.eval()
+
+
 @contextmanager
 def borrowed(model: nn.Module, seed: int = 0, device: torch.device | None = None) -> Generator[nn.Module]:
     """Lend a model in eval mode with gradients on and a seeded generator; give back every flag and all RNG state."""

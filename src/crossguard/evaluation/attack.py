@@ -32,7 +32,7 @@ TOGETHER = "singles together"
 class Case:
     """One batch under one threat model. `blind`: modalities that matter but yield no gradient, so that only random
     search is left; `ignored`: modalities that the model does not look at; `failures`: where attacks fail, and what
-    helps."""
+    helps; `view`: what the model offers to attackers in place of itself."""
 
     model: nn.Module
     batch: Batch
@@ -44,6 +44,20 @@ class Case:
     ignored: frozenset[str] = frozenset()
     failures: tuple[Failure, ...] = ()
     work: Work = field(default_factory=Work)
+    view: nn.Module | None = None
+
+    @property
+    def attacked(self) -> nn.Module:
+        """What searches see and follow."""
+        return self.model if self.view is None else self.view
+
+    def confirmed(self, part: Batch, inputs: Inputs, margin: Tensor) -> tuple[Tensor, int]:
+        """(N,) margins of the model itself at points that a search found, and the passes a sample it took to see."""
+        if self.view is None:
+            return margin, 0
+        with torch.no_grad():
+            logits = forward(self.model, inputs, part.mask).logits
+        return self.task.margin(logits, part.targets), 1
 
     def options(self, batch: Batch, seed: int) -> dict[str, Any]:
         """What every attack of this evaluation is told."""
@@ -107,7 +121,8 @@ def strike(
     `start` is where the first stage climbs from; the others start at random, so that they can see past it.
     """
     part = case.batch.take(rows.tolist())
-    worst = Worst.begin(part.inputs, threat.names, torch.full_like(rows, torch.inf, dtype=torch.float64))
+    # A small scale may leave a budget nothing (half of one value): its modality then stays as it is.
+    worst = Worst.begin(part.inputs, tuple(threat.declared), torch.full_like(rows, torch.inf, dtype=torch.float64))
     turns = [(turn, s) for turn, stage in enumerate(stages) if (s := stage.settled(case.task)) is not None]
     with case.work.timed(condition):
         for subset in threat.subsets():
@@ -117,13 +132,14 @@ def strike(
                 if not left.numel():
                     break
                 found = run_stage(
-                    stage, case.model, part.inputs, part.targets, subset.only(*names), task=case.task, mask=part.mask,
-                    ids=part.ids, seed=(case.seed if seed is None else seed) + turn, rows=left,
+                    stage, case.attacked, part.inputs, part.targets, subset.only(*names), task=case.task,
+                    mask=part.mask, ids=part.ids, seed=(case.seed if seed is None else seed) + turn, rows=left,
                     start=None if start is None or turn else take(start, left), blind=case.blind,
                 )  # fmt: skip
-                case.work.add(condition, *found.paid)
-                worst.pay(left, found.forwards, found.backwards)
-                worst.improve(left, found.inputs, found.margin, case.hands.index(stage.name))
+                margin, looks = case.confirmed(part.take(left.tolist()), found.inputs, found.margin)
+                case.work.add(condition, found.paid[0] + looks * len(left), found.paid[1])
+                worst.pay(left, found.forwards + looks, found.backwards)
+                worst.improve(left, found.inputs, margin, case.hands.index(stage.name))
     return worst
 
 
@@ -144,7 +160,7 @@ def advance(case: Case, condition: str, track: Track, threat: ThreatModel, scale
         condition,
         budget,
         rows,
-        point if moved else None,
+        {m: point[m] for m in budget.names} if moved else None,
         stages=protocol.stages if scale == 1 else (protocol.curve,),
     )
     steps = protocol.longest if scale == 1 else protocol.curve_steps
@@ -216,7 +232,7 @@ def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs
             if case.protocol.attention_weight:
                 attacks.append((attention_drift, {"weight": case.protocol.attention_weight}))
             for attack, further in attacks:
-                args = case.model, fixed, part.targets, subset.only(*seen)
+                args = case.attacked, fixed, part.targets, subset.only(*seen)
                 result = attack(*args, start=best, **options, **further)
                 case.work.add(condition, result.forwards, result.backwards)
                 best, loss = worse(best, loss, result.inputs)

@@ -54,7 +54,7 @@ def probe(case: Case) -> dict[str, Probe]:
     """Take the gradient of the margin once, at clean samples; where there is none, see whether large noise matters."""
     batch, names = case.batch, case.threat.names
     leaves = {m: batch.inputs[m].detach().clone().requires_grad_() for m in names}
-    logits = forward(case.model, {**batch.inputs, **leaves}, batch.mask).logits
+    logits = forward(case.attacked, {**batch.inputs, **leaves}, batch.mask).logits
     margin = case.task.margin(logits, batch.targets)
     grads: Sequence[Any] = [None] * len(names)
     if margin.requires_grad and names:
@@ -81,7 +81,7 @@ def suspect(case: Case) -> tuple[Failure, ...]:
     part = case.batch.take(rows)
     options = case.options(part, case.seed)
     return tuple(
-        failures(case.model, part.inputs, part.targets, case.threat, steps=_COURSE, unbounded=False, **options)
+        failures(case.attacked, part.inputs, part.targets, case.threat, steps=_COURSE, unbounded=False, **options)
     )
 
 
@@ -91,7 +91,7 @@ def _matters(case: Case, m: str, logits: torch.Tensor) -> bool:
     key = combine(sample_keys(batch.ids, batch.inputs), case.seed, text_key(m))
     noisy = budget.around(batch.inputs[m], batch.mask.get(m)).uniform(key)
     with torch.no_grad():
-        return not torch.equal(forward(case.model, {**batch.inputs, m: noisy}, batch.mask).logits, logits)
+        return not torch.equal(forward(case.attacked, {**batch.inputs, m: noisy}, batch.mask).logits, logits)
 
 
 def _present(case: Case, m: str) -> torch.Tensor:
@@ -114,6 +114,7 @@ def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> 
     index = torch.as_tensor(rows, dtype=torch.long, device=case.batch.targets.device)
     part = case.batch.take(rows)
     stages, more_steps = case.protocol.stages, climb("margin", MORE * case.protocol.longest)
+    plain = None if case.view is None else _plain(case)
     found: Arrays = {"ids": np.array(case.batch.ids, dtype=np.str_)}
     for condition, threat in case.threats().items():
         seen = [m for m in threat.names if m not in case.blind | case.ignored]
@@ -124,20 +125,30 @@ def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> 
         if threat.at_most is None:
             with case.work.timed("checks"):
                 single = fgsm(
-                    case.model, part.inputs, part.targets, threat.only(*seen), **case.options(part, case.seed)
+                    case.attacked, part.inputs, part.targets, threat.only(*seen), **case.options(part, case.seed)
                 )
             case.work.add("checks", single.forwards, single.backwards)
             found[f"{condition}/single_step"] = single.success.cpu().numpy()
         for scale in (1.0, 2.0):
             worst = strike(case, "checks", threat.scaled(scale), index, None, stages=stages)
             found[f"{condition}/scale_{scale:g}"] = (worst.margin <= 0).cpu().numpy()
-        more = np.zeros(len(rows), dtype=bool)
-        if survived.any():
-            left = index[torch.as_tensor(survived, device=index.device)]
-            worst = strike(case, "checks", threat, left, None, stages=(more_steps,), seed=case.seed + _HIGH_SEED)
-            more[survived] = (worst.margin <= 0).cpu().numpy()
-        found[f"{condition}/more_steps"] = more
+        # Of a view that hides more than the model does, survivors fall to gradients of the model itself.
+        others = {"more_steps": (case, (more_steps,))} | ({} if plain is None else {"plain": (plain, stages)})
+        left = index[torch.as_tensor(survived, device=index.device)]
+        for what, (of, turns) in others.items():
+            fell = np.zeros(len(rows), dtype=bool)
+            if survived.any():
+                worst = strike(of, "checks", threat, left, None, stages=turns, seed=case.seed + _HIGH_SEED)
+                fell[survived] = (worst.margin <= 0).cpu().numpy()
+            found[f"{condition}/{what}"] = fell
     return found | case.work.arrays()
+
+
+def _plain(case: Case) -> Case:
+    """The model itself in place of its view, random search where it has no gradient."""
+    plain = replace(case, view=None)
+    blind = frozenset(m for m, p in probe(plain).items() if not p.gradient) - case.ignored
+    return replace(plain, blind=blind)
 
 
 def tolerance(n: int) -> float:
@@ -241,6 +252,14 @@ def _compare(again: Arrays, condition: str, judge: Any) -> None:
         f"{MORE} times the steps on {where} fooled {int(more.sum())} of {n} samples that had withstood: the attack had "
         f"not finished, true robustness is lower", newly_fooled=int(more.sum()), samples=n,
     )  # fmt: skip
+    if f"{condition}/plain" in again:
+        plain = again[f"{condition}/plain"]
+        judge(
+            f"attack_view/{condition}", "attack_view_weaker", modality, bool(plain.sum() <= limit),
+            f"the model itself, attacked on {where} without its attack view, lost {int(plain.sum())} of {n} samples "
+            f"that had withstood: the view hides something, true robustness is lower",
+            newly_fooled=int(plain.sum()), samples=n,
+        )  # fmt: skip
 
 
 def _whole_set(evidence: Evidence, judge: Any) -> None:

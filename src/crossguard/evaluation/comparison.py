@@ -39,8 +39,10 @@ _HARMLESS = {"name", "samples", "clips", "check_samples", "max_scale"}
 
 
 def attacks_of(record: Record) -> dict[str, Any]:
-    """The part of a record's protocol that decides how strong its attacks were."""
-    return {k: v for k, v in (record.meta.get("protocol") or {}).items() if k not in _HARMLESS}
+    """What decides how strong a record's attacks were besides its budgets: its protocol, and where models are cut."""
+    found = {k: v for k, v in (record.meta.get("protocol") or {}).items() if k not in _HARMLESS}
+    level = record.meta["model"].get("level")
+    return found | ({"level": level} if level else {})
 
 
 def check_attacks(a: Record, b: Record) -> None:
@@ -54,8 +56,8 @@ def check_attacks(a: Record, b: Record) -> None:
     if one != two:
         other = {k: (one.get(k), two.get(k)) for k in {**one, **two} if one.get(k) != two.get(k)}
         raise InputError(
-            f"the records {a.name!r} and {b.name!r} were attacked by other protocols ({other}): the weaker attack "
-            f"would flatter its model; evaluate both under one protocol"
+            f"the records {a.name!r} and {b.name!r} were attacked by other protocols or at other levels ({other}): the "
+            f"weaker attack would flatter its model; evaluate both in one way"
         )
 
 
@@ -117,7 +119,9 @@ def table(records: Sequence[Record], reference: Record | None = None) -> list[di
                 "reliance": record.reliance(),
                 "parameters": record.meta["model"]["parameters"],
                 "milliseconds": record.meta["latency"]["milliseconds_per_sample"],
-                "training": {k: training.get(k) for k in ("seconds", "forwards", "backwards", "peak_memory_mb")},
+                "training": {
+                    k: training.get(k) for k in ("seconds", "cpu_seconds", "forwards", "backwards", "peak_memory_mb")
+                },
                 "flags": record.flags,
             }
         )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossguard.core import (
     Batch,
@@ -27,7 +28,9 @@ from crossguard.core import (
     settle_task,
     takes_mask,
 )
-from crossguard.core.files import read_json
+from crossguard.core.files import locked, read_json
+from crossguard.core.model import attack_view
+from crossguard.diagnostics import Failure
 from crossguard.evaluation import conditions
 from crossguard.evaluation.attack import Case
 from crossguard.evaluation.checks import Evidence, Probe, probe, suspect, verdicts
@@ -36,10 +39,13 @@ from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.record import FORMAT, Record
 from crossguard.evaluation.store import Arrays, Store, compare, model_hash
 from crossguard.evaluation.stream import Stream, digest
+from crossguard.models.cut import Tail
 from crossguard.threat import ThreatModel
 
 # After so many batches without a single gradient a modality counts as blind or ignored.
 _PROBED = 4
+# Forwards whose fastest is a model's latency.
+_TIMED = 10
 # Kept in the parts alone: what the checks need, and what goes elsewhere in the record.
 _INTERNAL = ("work/", "clip/", "noise_won", "attackable", "outside")
 
@@ -63,7 +69,8 @@ def evaluate(
 ) -> Record:
     """Attack `model` on each modality alone, any one and all together, by a fixed protocol.
 
-    The loader yields Batches and may be any iterable. With `out`, finished batches are kept there, a stopped
+    A model that offers an `attack_view()` is attacked through it; what counts is what the model itself says. The
+    loader yields Batches and may be any iterable. With `out`, finished batches are kept there, a stopped
     evaluation goes on where it was to the same bits, and a finished one is read back; without, all stays in memory.
     `progress(stage, batches done, batches in all or None)` is called after every batch. The model comes back as it
     was. `protocol`: a Protocol, or the name of one. Raises InputError, ThreatError or ModelError for what cannot be
@@ -72,78 +79,88 @@ def evaluate(
     protocol = Protocol.named(protocol) if isinstance(protocol, str) else protocol or Protocol()
     where = _device(model, device)
     stream = Stream(loader, threat, modalities=modalities, samples=protocol.samples, device=where)
-    with borrowed(model, seed, where) as net:
+    with borrowed(model, seed, where) as net, ExitStack() as held:
         opening = _open(net, stream, threat, task, protocol, seed)
         names = _classes(classes, loader, opening.case.task.classes)
         print_ = _fingerprint(net, opening.case)
         folder = None if out is None else Path(out)
-        if folder is not None and (folder / "record.json").exists():
-            compare(read_json(folder / "record.json").get("fingerprint", {}), print_, folder)
-            return _finished(folder, stream)
-        opening = replace(opening, case=replace(opening.case, failures=suspect(opening.case)))
+        finished = _finished(folder, print_, stream)
+        if finished is not None:
+            return finished
+        if folder is not None:
+            held.enter_context(locked(folder))
+            finished = _finished(folder, print_, stream)  # another process may have held the folder until now
+            if finished is not None:
+                return finished
         store = Store(folder, print_)
+        found = store.remember("failures", lambda: [asdict(f) for f in suspect(opening.case)])
+        opening = replace(opening, case=replace(opening.case, failures=tuple(Failure(**f) for f in found)))
         run = Run(opening, stream, store, progress)
         base = run.base()
         broken, scales = run.extend(base)
         again = run.check(base, broken)
         latency = _latency(net, opening.case)
-    arrays = join(base)
-    arrays |= {f"broken_at/{c}": np.concatenate([b[c] for b in broken]) for c in opening.case.threats()}
-    evidence = Evidence(
-        probes=opening.probes,
-        again=join(again),
-        samples=arrays,
-        noise_won=arrays["noise_won"],
-        attackable=arrays["attackable"],
-        outside=run.outside,
-        scale=scales[-1],
-        unbounded=run.unbounded(arrays, broken, scales[-1]),
-        failures=opening.case.failures,
-    )
-    flags, checks = verdicts(evidence, threat)
-    samples = {k: v for k, v in arrays.items() if not k.startswith(_INTERNAL)}
-    clips, listed = _clips(base, samples, conditions.names((), threat.names))
-    meta = {
-        "format": FORMAT,
-        "name": name or (folder.name if folder else type(net).__name__),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "complete": True,
-        "fingerprint": print_,
-        "task": _task_dict(opening.case.task),
-        "classes": names,
-        "modalities": {m: x.to_dict() for m, x in (stream.modalities or {}).items()},
-        "threat": threat.to_dict(),
-        "protocol": protocol.to_dict(),
-        "stages": [stage.to_dict() for stage in protocol.stages],
-        "model": _describe(net, protocol),
-        "recipe": None if recipe is None else dict(recipe),
-        "training": None if training is None else dict(training),
-        "scales": scales,
-        "conditions": conditions.names(list(stream.modalities or {}), threat.names),
-        "work": run.work(),
-        "latency": latency,
-        "environment": _environment(where),
-        "flags": [flag.to_dict() for flag in flags],
-        "checks": checks,
-        "clips": listed,
-    }
-    record = Record(meta, samples, clips)
-    if folder is not None:
-        record.save(folder)
-        store.clear()
-        return Record.load(folder)
-    return record
+        arrays = join(base)
+        arrays |= {f"broken_at/{c}": np.concatenate([b[c] for b in broken]) for c in opening.case.threats()}
+        evidence = Evidence(
+            probes=opening.probes,
+            again=join(again),
+            samples=arrays,
+            noise_won=arrays["noise_won"],
+            attackable=arrays["attackable"],
+            outside=run.outside,
+            scale=scales[-1],
+            unbounded=run.unbounded(arrays, broken, scales[-1]),
+            failures=opening.case.failures,
+        )
+        flags, checks = verdicts(evidence, threat)
+        samples = {k: v for k, v in arrays.items() if not k.startswith(_INTERNAL)}
+        clips, listed = _clips(base, samples, conditions.names((), threat.names))
+        meta = {
+            "format": FORMAT,
+            "name": name or (folder.name if folder else type(net).__name__),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed,
+            "complete": True,
+            "fingerprint": print_,
+            "task": _task_dict(opening.case.task),
+            "classes": names,
+            "modalities": {m: x.to_dict() for m, x in (stream.modalities or {}).items()},
+            "threat": threat.to_dict(),
+            "protocol": protocol.to_dict(),
+            "stages": [stage.to_dict() for stage in protocol.stages],
+            "model": _describe(opening.case),
+            "recipe": None if recipe is None else dict(recipe),
+            "training": None if training is None else dict(training),
+            "scales": scales,
+            "conditions": conditions.names(list(stream.modalities or {}), threat.names),
+            "work": run.work(),
+            "latency": latency,
+            "environment": _environment(where),
+            "flags": [flag.to_dict() for flag in flags],
+            "checks": checks,
+            "clips": listed,
+        }
+        record = Record(meta, samples, clips)
+        if folder is not None:
+            record.save(folder)
+            Store.sweep(folder)
+            return Record.load(folder)
+        return record
 
 
-def _finished(folder: Path, stream: Stream) -> Record:
-    """The record of a folder; raises RunError where it is of other samples than these."""
+def _finished(folder: Path | None, expected: Mapping[str, Any], stream: Stream) -> Record | None:
+    """The record of a folder, None where there is none yet; raises RunError where it is of another evaluation."""
+    if folder is None or not (folder / "record.json").exists():
+        return None
+    compare(read_json(folder / "record.json").get("fingerprint", {}), expected, folder)
     record = Record.load(folder)
     if stream.samples is None and stream.ids and sorted(stream.ids) != sorted(record.samples["ids"].tolist()):
         raise RunError(
             f"{folder} holds an evaluation of {len(record)} samples with other ids than these {len(stream.ids)}; "
             f"choose another folder, or remove this one to start afresh"
         )
+    Store.sweep(folder)  # it may have been stopped while it cleared up
     return record
 
 
@@ -166,11 +183,27 @@ def _open(
             "wrap it with cg.adapt(net, …, output='probabilities')"
         )
     stream.task = task
-    case = Case(net, batch, threat, task, protocol, seed)
+    view = _view(net, batch, logits)
+    case = Case(net, batch, threat, task, protocol, seed, view=view)
     probes = _probe(case, stream)
     blind = frozenset(m for m, p in probes.items() if p.used and not p.gradient)
     ignored = frozenset(m for m, p in probes.items() if not p.used)
     return Opening(replace(case, blind=blind, ignored=ignored), probes)
+
+
+def _view(net: nn.Module, batch: Batch, logits: Tensor) -> nn.Module | None:
+    """What the model offers to attackers in place of itself; raises ModelError where that is no model of the task."""
+    view = attack_view(net)
+    if view is net:
+        return None
+    with torch.no_grad():
+        shown = forward(view, batch.inputs, batch.mask).logits
+    if shown.shape != logits.shape or not bool(torch.isfinite(shown).all()):
+        raise ModelError(
+            f"attack_view() of {type(net).__name__} answers clean samples with logits of shape {tuple(shown.shape)}, "
+            f"or with NaN or Inf; expected finite ones of shape {tuple(logits.shape)}, as the model itself gives"
+        )
+    return view
 
 
 def _probe(case: Case, stream: Stream) -> dict[str, Probe]:
@@ -242,29 +275,43 @@ def _fingerprint(net: nn.Module, case: Case) -> dict[str, Any]:
         "task": _task_dict(case.task),
         "seed": case.seed,
         "data": digest(case.batch.take([0])),
+        "view": None if case.view is None else type(case.view).__name__,
+        "level": _level(net) or None,
     }
 
 
-def _describe(net: nn.Module, protocol: Protocol) -> dict[str, Any]:
-    masked = takes_mask(net)
+def _describe(case: Case) -> dict[str, Any]:
+    """What was attacked: through which view (None: the model itself), behind which submodule of each cut modality."""
+    net, masked = case.model, takes_mask(case.model)
     return {
         "description": type(net).__name__,
         "parameters": sum(p.numel() for p in net.parameters()),
         "takes_mask": masked,
-        "missing_fill": "mask" if masked else protocol.missing_fill,
+        "missing_fill": "mask" if masked else case.protocol.missing_fill,
+        "attack_view": None if case.view is None else type(case.view).__name__,
+        "level": _level(net),
     }
 
 
+def _level(net: nn.Module) -> dict[str, str]:
+    """Modality -> the submodule behind which its features are the inputs; empty for a model that is not cut."""
+    inner: Any = net
+    while isinstance(inner, nn.Module) and not isinstance(inner, Tail):
+        inner = getattr(inner, "viewed", None)
+    return dict(inner.level) if isinstance(inner, Tail) else {}
+
+
 def _latency(net: nn.Module, case: Case) -> dict[str, Any]:
-    """Median of five forwards of the first batch."""
+    """The fastest forward of the first batch, of ten or of those that a second has room for, after one that warms up:
+    what other programs take from a pass only makes it slower."""
     times: list[float] = []
     with torch.no_grad():
-        for _ in range(6):
+        while len(times) < 2 or (len(times) <= _TIMED and sum(times) < 1):
             begun = time.perf_counter()
             forward(net, case.batch.inputs, case.batch.mask).logits.sum().item()
             times.append(time.perf_counter() - begun)
     n = len(case.batch)
-    return {"milliseconds_per_sample": 1000 * float(np.median(times[1:])) / n, "batch": n}
+    return {"milliseconds_per_sample": 1000 * min(times[1:]) / n, "batch": n}
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

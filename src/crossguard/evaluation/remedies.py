@@ -41,10 +41,12 @@ def relieve(
             if not left.numel() or not used:
                 continue
             part = case.batch.take(rows[left].tolist())
-            args = case.model, part.inputs, part.targets, subset.only(*used)
+            args = case.attacked, part.inputs, part.targets, subset.only(*used)
             with case.work.timed(condition):
                 result = treat(name, *args, random=random, steps=steps, **case.options(part, case.seed))
             if result is not None:
-                case.work.add(condition, result.forwards, result.backwards)
-                found.pay(left, result.forwards // left.numel(), result.backwards // left.numel())
-                found.improve(left, result.inputs, result.margin, case.hands.index(name))
+                margin, looks = case.confirmed(part, result.inputs, result.margin)
+                forwards = result.forwards + looks * left.numel()
+                case.work.add(condition, forwards, result.backwards)
+                found.pay(left, forwards // left.numel(), result.backwards // left.numel())
+                found.improve(left, result.inputs, margin, case.hands.index(name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,15 @@ class Store:
         write_safetensors(self.folder / f"{key}.safetensors", state)
         write_npz(self.folder / f"{key}.npz", part)
 
+    def remember(self, key: str, find: Callable[[], Any]) -> Any:
+        """JSON that is found once, however often the evaluation is stopped."""
+        path = None if self.folder is None else self.folder / f"{key}.json"
+        if path is None:
+            return find()
+        if not path.exists():
+            write_json(path, find())
+        return read_json(path)
+
     def state(self, key: str) -> dict[str, Tensor]:
         """The points that were kept with a part."""
         if self.folder is None:
@@ -67,10 +76,10 @@ class Store:
         else:
             (self.folder / f"{key}.safetensors").unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Remove all parts, once the record is written."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    @staticmethod
+    def sweep(folder: Path) -> None:
+        """Remove all parts of a run folder, once its record is written."""
+        shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def compare(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.errors import ModelError
-from crossguard.core.model import Branched, bare, borrowed, forward
+from crossguard.core.model import Branched, attack_view, bare, borrowed, forward
 from crossguard.models.fusion.fusion import nearest
 from crossguard.models.layers import Layer, with_layers
 
@@ -77,6 +77,15 @@ class Tail(nn.Module):
         """Everything after branches first exchange anything."""
         assert isinstance(self.viewed, Branched)
         return self.viewed.fuse(features, need)
+
+    def attack_view(self) -> Tail:
+        """Itself, or the same cut of the view that the cut model offers to attackers."""
+        view = attack_view(self.viewed)
+        if view is self.viewed:
+            return self
+        tail = Tail(view, self.level)
+        tail.before = self.before
+        return tail
 
     def _opened(self, inputs: Inputs, names: tuple[str, ...]) -> tuple[Inputs, dict[str, Layer]]:
         """Placeholders for raw inputs, and layers that answer the features."""

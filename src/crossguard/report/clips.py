@@ -41,12 +41,26 @@ def _clean(x: Array, modality: Modality) -> dict[str, Any]:
     return pack(x, 8, signed=False, low=low, high=high)
 
 
-def _absent(mask: Array | None, x: Array, modality: Modality) -> dict[str, Any] | None:
-    """Which joints are real, (T, M, V) of 0 and 1; None where all are."""
-    if mask is None or kind(modality) != "skeleton" or bool(mask.all()):
+def _full(parts: Mapping[str, Array], modality: Modality) -> Array | None:
+    """The mask as large as the sample, in the viewer's axes; None where all is real."""
+    mask, x = parts.get("mask"), parts["clean"]
+    if mask is None or bool(mask.all()):
         return None
-    full = np.broadcast_to(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x.shape)
-    return pack(thin(arrange(full, modality), modality)[0][..., 0], 8, signed=False, low=0, high=255)
+    return arrange(np.broadcast_to(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x.shape), modality)
+
+
+def _absent(parts: Mapping[str, Array], modality: Modality) -> dict[str, Any] | None:
+    """What is real, (T, M, V) joints or (T, H, W) pixels of 0 and 1; None where all is, and for series (cut)."""
+    full = None if kind(modality) == "series" else _full(parts, modality)
+    return None if full is None else pack(thin(full, modality)[0][..., 0], 8, signed=False, low=0, high=255)
+
+
+def _shown(x: Array, parts: Mapping[str, Array], modality: Modality) -> tuple[Array, int, int]:
+    """A sample or a change of it as the page carries it: thinned, and a series without what was added at its end."""
+    full = _full(parts, modality) if kind(modality) == "series" else None
+    if full is not None and full.any():
+        x = x[: int(np.flatnonzero(full.any(axis=1))[-1]) + 1]
+    return thin(x, modality)
 
 
 def _drawn(modality: Modality) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def reel(records: Sequence[Record], names: Sequence[str], limit: int, first: Seq
             dropped += 1
             continue
         used += size
-        modalities |= {n: own[n] for n in stored if n not in modalities}
+        modalities |= {n: own[n] for n in own if n in stored and n not in modalities}
         if clip is None:
             group, target = str(entry.get("group", "")), _targets(entry["target"], record.meta["classes"])
             shown.append(clip := _Clip(str(entry["id"]), group, target))
@@ -100,7 +114,8 @@ def reel(records: Sequence[Record], names: Sequence[str], limit: int, first: Seq
         d["gain"] = nice(0.5 / widest[n]) if widest.get(n) else 1
     views = [c.to_dict() for c in shown]
     start = [str(i) for i in dict.fromkeys(first)]
-    return Reel({"modalities": list(drawn.values()), "models": list(names), "first": start, "clips": views}, notes)
+    data = {"modalities": list(drawn.values()), "models": list(names), "first": start, "clips": views}
+    return Reel({**data, "tally": tally(records) if len(records) > 1 and shown else {}}, notes)
 
 
 @dataclass
@@ -148,8 +163,8 @@ def _cleaned(
 ) -> dict[str, Any]:
     clean: dict[str, Any] = {}
     for name, parts in stored.items():
-        x, step, frames = thin(arrange(parts["clean"], own[name]), own[name])
-        clean[name] = _clean(x, own[name]) | {"mask": _absent(parts.get("mask"), parts["clean"], own[name])}
+        x, step, frames = _shown(arrange(parts["clean"], own[name]), parts, own[name])
+        clean[name] = _clean(x, own[name]) | {"mask": _absent(parts, own[name])}
         steps = [f"one pixel in {step} along each side"] * (step > 1) + [f"one frame in {frames}"] * (frames > 1)
         note = f"Of {name}, {' and '.join(steps)} is shown; the attack saw all."
         if steps and note not in notes:
@@ -168,16 +183,53 @@ def _attacked(
     for name, parts in stored.items():
         modality = own[name]
         clean = arrange(parts["clean"], modality)
-        low, high = _range(clean, modality)
+        extent = _extent(clean, modality)
         for condition, adversarial in parts.items():
             if condition in ("clean", "mask") or np.array_equal(adversarial, parts["clean"]):
                 continue
             change = arrange(adversarial, modality) - clean
-            share = float(np.abs(change).max(initial=0.0)) / max(high - low, 1e-12)
+            share = float(np.abs(change).max(initial=0.0)) / max(extent, 1e-12)
             widest[name] = max(widest.get(name, 0.0), share)
             bits = 8 if kind(modality) == "video" else 16
-            changes.setdefault(condition, {})[name] = pack(thin(change, modality)[0], bits, signed=True)
+            changes.setdefault(condition, {})[name] = pack(_shown(change, parts, modality)[0], bits, signed=True)
     return changes
+
+
+def _extent(clean: Array, modality: Modality) -> float:
+    """What a change is measured by when it is magnified: the range that is shown, or how tall a skeleton is."""
+    if kind(modality) == "skeleton":
+        # Magnified, a shift is then an eighth of the figure: more would make a tangle of it.
+        tall = clean[..., 1][(clean != 0).any(axis=-1)]
+        return 0.25 * float(np.ptp(tall)) if tall.size else 0.0
+    if kind(modality) == "series":
+        return float(np.ptp(clean)) if clean.size else 0.0
+    low, high = _range(clean, modality)
+    return high - low
+
+
+def tally(records: Sequence[Record]) -> dict[str, dict[str, dict[str, list[int]]]]:
+    """Condition -> model -> "fooled" | "held" -> [samples, of how many], and -> other model -> [samples that fooled
+    this one and not the other, of how many that both were tested on]. Fooled means right when untouched, and wrong
+    within the budgets of scale 1."""
+    found: dict[str, dict[str, dict[str, list[int]]]] = {}
+    fates: dict[str, dict[int, tuple[Array, Array]]] = {}
+    for i, record in enumerate(records):
+        for c in record.conditions:
+            if c.split(":")[0] in ("only", "joint"):
+                broken = record.broken_at(c)
+                fates.setdefault(c, {})[i] = (broken > 0) & (broken <= 1), broken > 1
+    rows = [{name: row for row, name in enumerate(r.samples["ids"].tolist())} for r in records]
+    for c, by in fates.items():
+        for a, (fooled, held) in by.items():
+            mine = found.setdefault(c, {})[str(a)] = {
+                "fooled": [int(fooled.sum()), len(fooled)],
+                "held": [int(held.sum()), len(held)],
+            }
+            for b in by:
+                shared = [name for name in rows[a] if name in rows[b]]
+                one, other = [rows[a][n] for n in shared], [rows[b][n] for n in shared]
+                mine[str(b)] = [int((fooled[one] & by[b][1][other]).sum()), len(shared)]
+    return found
 
 
 def _targets(target: Any, classes: Sequence[str]) -> list[str]:

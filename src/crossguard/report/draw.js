@@ -34,17 +34,22 @@ const Draw = (() => {
     return RAMP[i].map((c, k) => c + f * (RAMP[i + 1][k] - c));
   }
 
-  // One picture of `clean` + `change` (or of the magnified change alone), scaled to the canvas without smoothing.
-  function picture(canvas, clean, change, phase, { difference = false, gain = 1 } = {}) {
+  // The map's colours as a gradient for CSS, low values left.
+  const gradient = () => `linear-gradient(to right, ${RAMP.map(([r, g, b]) => `rgb(${r} ${g} ${b})`).join(", ")})`;
+
+  // One picture of `clean` + `change` (or of the magnified change alone), scaled to the canvas without smoothing; what
+  // the mask leaves out is not drawn.
+  function picture(canvas, clean, change, mask, phase, { difference = false, gain = 1 } = {}) {
     const [, H, W, C] = clean.shape;
     const small = canvas.small ?? (canvas.small = new OffscreenCanvas(W, H));
     if (small.width !== W || small.height !== H) { small.width = W; small.height = H; }
     const context = small.getContext("2d");
     const image = context.createImageData(W, H);
-    const start = frameAt(clean, phase) * H * W * C, wide = clean.high - clean.low || 1;
+    const frame = frameAt(clean, phase) * H * W, wide = clean.high - clean.low || 1;
     for (let p = 0; p < H * W; p++) {
+      if (mask && !mask.values[frame + p]) continue;
       for (let k = 0; k < 3; k++) {
-        const at = start + p * C + (C === 3 ? k : 0);
+        const at = (frame + p) * C + (C === 3 ? k : 0);
         const moved = change ? change.values[at] : 0;
         if (difference) image.data[4 * p + k] = 128 + (255 * gain * moved) / wide;
         else if (C === 3) image.data[4 * p + k] = (255 * (clean.values[at] + moved - clean.low)) / wide;
@@ -91,15 +96,15 @@ const Draw = (() => {
       canvas.width / 2 + scale * (p[across] - middle[0]), canvas.height / 2 + sign * scale * (p[1] - middle[1])];
   }
 
-  function skeleton(canvas, modality, clean, change, mask, phase, place, colour, { gain = 1, dashed = false } = {}) {
+  function skeleton(canvas, modality, clean, change, mask, phase, place, colour, { dashed = false, thin = false } = {}) {
     const context = canvas.getContext("2d");
     const t = frameAt(clean, phase), unit = canvas.width / 220;
     context.strokeStyle = context.fillStyle = colour;
-    context.lineWidth = (dashed ? 1.6 : 2.2) * unit;
+    context.lineWidth = (thin ? 1.2 : dashed ? 1.6 : 2.2) * unit;
     context.lineCap = "round";
     context.setLineDash(dashed ? [3 * unit, 3 * unit] : []);
     for (let m = 0; m < clean.shape[1]; m++) {
-      const points = joints(clean, change, mask, t, m, gain).map((p) => p && place(p));
+      const points = joints(clean, change, mask, t, m, 1).map((p) => p && place(p));
       context.beginPath();
       for (const [a, b] of modality.bones) {
         if (!points[a] || !points[b]) continue;
@@ -107,7 +112,7 @@ const Draw = (() => {
         context.lineTo(...points[b]);
       }
       context.stroke();
-      for (const p of points) {
+      for (const p of thin ? [] : points) {
         if (!p) continue;
         context.beginPath();
         context.arc(p[0], p[1], (dashed ? 1.6 : 2.3) * unit, 0, 7);
@@ -117,19 +122,43 @@ const Draw = (() => {
     context.setLineDash([]);
   }
 
-  // Each feature in a lane of its own: what was there, and over it what the attacker made of it.
-  function lanes(canvas, clean, change, colour, dashed) {
+  // Where each joint was moved to, `gain` times as far, as a line with a dot at its end.
+  function shifts(canvas, clean, change, mask, phase, place, colour, gain) {
+    const context = canvas.getContext("2d");
+    const t = frameAt(clean, phase), unit = canvas.width / 220;
+    context.strokeStyle = context.fillStyle = colour;
+    context.lineWidth = 2.2 * unit;
+    for (let m = 0; m < clean.shape[1]; m++) {
+      const from = joints(clean, null, mask, t, m, 0), to = joints(clean, change, mask, t, m, gain);
+      from.forEach((p, v) => {
+        if (!p || !to[v]) return;
+        const [a, b] = [place(p), place(to[v])];
+        context.beginPath();
+        context.moveTo(...a);
+        context.lineTo(...b);
+        context.stroke();
+        context.beginPath();
+        context.arc(b[0], b[1], 2.6 * unit, 0, 7);
+        context.fill();
+      });
+    }
+  }
+
+  // Each feature in a lane of its own: the values, or (flat) `gain` times the change around the middle of the lane.
+  function lanes(canvas, clean, change, colour, { dashed = false, flat = false, gain = 1 } = {}) {
     const [T, D] = clean.shape;
     const context = canvas.getContext("2d");
     const wide = clean.high - clean.low || 1, tall = canvas.height / D;
     context.strokeStyle = colour;
-    context.lineWidth = canvas.width / 180;
+    context.lineWidth = canvas.width / 200;
     context.setLineDash(dashed ? [canvas.width / 60, canvas.width / 80] : []);
     for (let d = 0; d < D; d++) {
       context.beginPath();
       for (let t = 0; t < T; t++) {
-        const value = clean.values[t * D + d] + (change ? change.values[t * D + d] : 0);
-        context.lineTo((t / Math.max(T - 1, 1)) * canvas.width, tall * (d + 0.95 - (0.9 * (value - clean.low)) / wide));
+        const moved = change ? change.values[t * D + d] : 0;
+        const height = flat ? 0.5 + (gain * moved) / wide : (clean.values[t * D + d] + moved - clean.low) / wide;
+        const y = tall * (d + 0.95 - 0.9 * Math.max(-0.05, Math.min(1.05, height)));
+        context.lineTo((t / Math.max(T - 1, 1)) * canvas.width, y);
       }
       context.stroke();
     }
@@ -145,11 +174,12 @@ const Draw = (() => {
     return { ...array, shape: [1, D, T, 1], values };
   }
 
+  // Where the clip stands in a picture of all its time.
   function playhead(canvas, phase, colour) {
     const context = canvas.getContext("2d");
     context.fillStyle = colour;
     context.fillRect(phase * canvas.width, 0, Math.max(1, canvas.width / 200), canvas.height);
   }
 
-  return { unpack, picture, skeleton, lanes, asPicture, playhead, projector, fitted };
+  return { unpack, gradient, picture, skeleton, shifts, lanes, asPicture, playhead, projector, fitted };
 })();

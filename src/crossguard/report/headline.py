@@ -91,6 +91,7 @@ def differences(models: Sequence[Model]) -> list[str]:
     first = models[0]
     budgets: list[str] = []
     protocols: list[str] = []
+    levels: list[str] = []
     samples: list[str] = []
     fewer = [m.name for m in models if m not in contest(models)]
     for m in models[1:]:
@@ -101,11 +102,14 @@ def differences(models: Sequence[Model]) -> list[str]:
             budgets.append(m.name)
         if m.record.meta.get("protocol") != first.record.meta.get("protocol"):
             protocols.append(m.name)
+        if (m.record.meta["model"].get("level") or {}) != (first.record.meta["model"].get("level") or {}):
+            levels.append(m.name)
         if sorted(m.record.samples["ids"]) != sorted(first.record.samples["ids"]):
             samples.append(m.name)
     said = [
         ("attacked with other budgets", budgets),
         ("evaluated with another protocol", protocols),
+        ("attacked at another level (raw inputs against features)", levels),
         ("evaluated on other samples", samples),
     ]
     lone = [f"{text.listing(fewer)} met fewer attacks than the others: no RI, and not in the contest for the best."]

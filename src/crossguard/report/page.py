@@ -61,11 +61,13 @@ def render(models: Sequence[Model], title: str | None, reference: str | None) ->
     """The page as text."""
     base = reference_of(models, reference)
     head = headline.headline(models)
-    first = [m.index for m in (base, head["best"]) if m is not None]
+    ranked = sorted(headline.contest(models), key=headline.standing, reverse=True)
+    # Two that are worth a comparison: the reference and the best, or the best and the next.
+    first = list(dict.fromkeys(m.index for m in (base, *ranked, *models) if m is not None))[:2]
     reel = clips.reel([m.record for m in models], [m.name for m in models], CLIP_BYTES, first)
     curves = figures.curves(models)
     default = models[0].name if len(models) == 1 else f"{len(models)} models under attack"
-    scripts = {"plotly": Markup(get_plotlyjs()), **{n: _asset(f"{n}.js") for n in ("page", "draw", "viewer")}}
+    scripts = {"plotly": Markup(get_plotlyjs()), **{n: _asset(f"{n}.js") for n in ("page", "draw", "panels", "viewer")}}
     return _template().render(
         title=title or default,
         models=models,

@@ -79,7 +79,8 @@ def prices(models: Sequence[Model], reference: Model | None) -> list[list[str]]:
         rows.append(
             [
                 m.name,
-                text.duration(training["seconds"]) if training.get("seconds") is not None else text.NOTHING,
+                _duration(training.get("cpu_seconds")),
+                _duration(training.get("seconds")),
                 text.large(training["forwards"]) if training.get("forwards") is not None else text.NOTHING,
                 text.large(training["backwards"]) if training.get("backwards") is not None else text.NOTHING,
                 f"{training['peak_memory_mb']:.0f} MB" if training.get("peak_memory_mb") else text.NOTHING,
@@ -89,3 +90,7 @@ def prices(models: Sequence[Model], reference: Model | None) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _duration(seconds: float | None) -> str:
+    return text.NOTHING if seconds is None else text.duration(seconds)

@@ -33,6 +33,7 @@ _FLAGS = {
     "noise_beats_attack": "Random noise did more harm than the attack",
     "outside_budget": "The attack left its budget",
     "unbounded_attack_fails": "Even an unbounded attack fails",
+    "attack_view_weaker": "The attack view hides something",
 }
 _CHECKS = {
     "gradient": "gradients reach the input",
@@ -44,6 +45,7 @@ _CHECKS = {
     "noise": "random noise does less harm than the attack",
     "budget": "no success lay outside the budget",
     "unbounded": "an unbounded joint attack fools nearly all",
+    "attack_view": "the model itself is no weaker than its attack view",
 }
 
 
@@ -161,6 +163,20 @@ def together(attacked: Sequence[str]) -> str:
     return {1: f"{attacked[0] if attacked else ''} attacked", 2: "both attacked"}.get(
         len(attacked), f"all {len(attacked)} attacked"
     )
+
+
+def manner(model: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of how a Record's `model` was attacked besides budgets: where it is cut, through what."""
+    said = [
+        f"{name} was attacked where {path} ends, not at the raw input: its budget is in the units of that layer"
+        for name, path in (model.get("level") or {}).items()
+    ]
+    if model.get("attack_view"):
+        said.append(
+            "attacks followed the view that the model offers of itself (attack_view), since its own gradient hides a "
+            "part; what counts is what the model itself says"
+        )
+    return said
 
 
 def flag_words(name: str) -> str:

@@ -6,10 +6,9 @@
   const reel = JSON.parse(document.getElementById("data").textContent).reel;
   const byName = Object.fromEntries(reel.modalities.map((m) => [m.name, m]));
   const still = matchMedia("(prefers-reduced-motion: reduce)");
-  const LANES = 8; // more features than this are drawn as a picture
   const state = {
-    clip: 0, condition: "", models: new Set(), phase: 0, playing: false, speed: 1,
-    overlay: true, magnify: 1, side: false, views: [], seconds: 2, frames: 16, visible: false, ticket: 0,
+    clip: 0, condition: "joint", models: new Set(), phase: 0, playing: false, speed: 1,
+    overlay: true, side: false, fooled: "", held: "", views: [], seconds: 2, frames: 16, visible: false, ticket: 0,
   };
 
   const make = (tag, props = {}, ...children) => {
@@ -23,7 +22,7 @@
     return kind === "only" ? `only ${name}` : kind === "joint" ? "all at once" : condition;
   };
   const clip = () => reel.clips[state.clip];
-  const here = () => Object.keys(clip().models).filter((m) => state.models.has(m));
+  const here = (i = state.clip) => Object.keys(reel.clips[i].models).filter((m) => state.models.has(m));
 
   // ---- controls
   const play = make("button", { type: "button", className: "play" });
@@ -36,29 +35,48 @@
   const attacks = make("div", { className: "switch", role: "group", ariaLabel: "what was attacked" });
   const chips = make("div", { className: "chips", role: "group", ariaLabel: "models" });
   const overlay = make("input", { type: "checkbox", checked: true });
-  const magnify = make("select", {}, ...[1, 3, 10].map((g) => option(g, g === 1 ? "as it is" : `${g}×`)));
   const side = make("select", {}, option("", "from the front"), option("side", "from the side"));
+  const fooled = make("select", { ariaLabel: "show clips that fooled" });
+  const held = make("select", { ariaLabel: "but did not fool" });
+  const counts = make("output", { className: "small" });
   const about = make("p", { className: "about" });
   const cards = make("div", { className: "stage" });
 
-  reel.clips.forEach((c, i) => picker.append(option(i, `${i + 1}. ${c.target.join(", ")}`)));
   speed.value = "1";
+  const several = reel.models.length > 1;
   const skeletal = reel.modalities.some((m) => m.kind === "skeleton");
   const overlaid = reel.modalities.some((m) => m.camera && m.bones.length) && reel.modalities.some((m) => m.kind === "video");
+  for (const [select, nobody] of [[fooled, "any or none"], [held, "—"]]) {
+    select.append(option("", nobody), ...reel.models.map((name, m) => option(m, name)));
+  }
   root.append(
     make("div", { className: "bar" },
       make("span", { className: "pick" }, back, picker, next), attacks, chips),
+    ...(several ? [make("div", { className: "bar filter" },
+      make("label", {}, "clips that fooled ", fooled), make("label", {}, "but not ", held), counts)] : []),
     about, cards,
     make("div", { className: "bar transport" }, play, scrub, clock, speed,
       ...(overlaid ? [make("label", {}, overlay, " skeleton on the picture")] : []),
-      ...(skeletal ? [make("label", {}, "joint shifts ", magnify), make("label", {}, "seen ", side)] : [])));
+      ...(skeletal ? [make("label", {}, "skeleton seen ", side)] : [])));
 
-  // ---- what is shown
-  function figure(caption, ratio) {
-    const canvas = make("canvas", { width: 440, height: Math.round(440 * ratio), role: "img", ariaLabel: caption });
-    return { canvas, node: make("figure", {}, canvas, make("figcaption", { textContent: caption })) };
+  // ---- which clips
+  // What an attack did to a model on a clip: it fooled it, or the model held; null where it was wrong anyway or not asked.
+  function fate(i, m, condition = state.condition) {
+    const said = reel.clips[i].models[m]?.said;
+    if (!said?.[condition] || said.clean?.right === false) return null;
+    return said[condition].right ? "held" : "fooled";
+  }
+  const wanted = (i) => (!state.fooled || fate(i, state.fooled) === "fooled") && (!state.held || fate(i, state.held) === "held");
+  const matches = () => reel.clips.map((_, i) => i).filter(wanted);
+  // A clip that tells the models apart that are shown first, else one that fooled somebody, else the first.
+  function opening() {
+    const all = reel.clips.map((_, i) => i);
+    const fates = (i, models) => models.map((m) => fate(i, m, "joint"));
+    const apart = all.find((i) => ["fooled", "held"].every((f) => fates(i, reel.first).includes(f)));
+    return apart ?? all.find((i) => fates(i, Object.keys(reel.clips[i].models)).includes("fooled")) ?? 0;
   }
 
+  // ---- what is shown
   function verdict(said, condition) {
     const line = (label, s) => make("p", { className: s.right ? "right" : "wrong" },
       make("span", { textContent: label }), make("b", { textContent: `${s.right ? "✓" : "✗"} ${s.class}` }),
@@ -68,113 +86,78 @@
       ...(said[condition] ? [line("attacked", said[condition])] : []));
   }
 
-  async function gather(model) {
-    const found = {};
-    for (const [name, packed] of Object.entries(clip().clean)) {
-      const change = model === null ? null : clip().models[model].changes[state.condition]?.[name];
-      const [clean, moved, mask] = await Promise.all([packed, change, packed.mask].map(Draw.unpack));
-      found[name] = { modality: byName[name], clean, change: moved, mask };
-      if (byName[name].kind === "series" && clean.shape[1] > LANES) {
-        found[name] = { modality: byName[name], clean: Draw.asPicture(clean), change: Draw.asPicture(moved), strip: true };
-      }
-    }
-    return found;
-  }
-
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
-  function overlays(canvas, parts, attacked, phase) {
-    for (const { modality, clean, change, mask } of Object.values(parts)) {
-      if (modality.kind !== "skeleton" || !modality.camera || !modality.bones.length || clean.shape[3] < 3) continue;
-      const place = Draw.projector(canvas, modality.camera);
-      const moved = attacked && change;
-      Draw.skeleton(canvas, modality, clean, null, mask, phase, place, colour("--original"), { dashed: Boolean(moved) });
-      if (moved) {
-        Draw.skeleton(canvas, modality, clean, change, mask, phase, place, colour("--attacked"), { gain: state.magnify });
-      }
-    }
+  function figure({ caption, ratio, scale, paint }) {
+    const canvas = make("canvas", { width: 440, height: Math.round(440 * ratio), role: "img", ariaLabel: caption });
+    state.views.push({ paint: (phase) => paint(canvas, phase) });
+    const legend = scale ? [make("p", { className: "scale" }, scale[0], make("i"), `${scale[1]} ${scale[2]}`.trim())] : [];
+    if (scale) legend[0].querySelector("i").style.background = Draw.gradient();
+    return make("figure", {}, canvas, make("figcaption", {}, caption, ...legend));
   }
 
-  // The figures of one card: each is a canvas and a function of the phase that paints it.
-  function figures(parts, attacked) {
-    const shown = [];
-    const add = (caption, ratio, paint) => {
-      const f = figure(caption, ratio);
-      shown.push({ node: f.node, paint: (phase) => paint(f.canvas, phase) });
-    };
-    for (const [name, { modality, clean, change, mask, strip }] of Object.entries(parts)) {
-      if (modality.kind === "video" || strip) {
-        const ratio = strip ? 0.6 : clean.shape[1] / clean.shape[2];
-        const head = (canvas, phase) => { if (strip) Draw.playhead(canvas, phase, colour("--attacked")); };
-        if (!attacked || change) {
-          add(attacked ? `${name}, attacked` : name, ratio, (canvas, phase) => {
-            Draw.picture(canvas, clean, change, phase);
-            if (!strip && state.overlay) overlays(canvas, parts, attacked, phase);
-            head(canvas, phase);
-          });
-        }
-        if (attacked && change) {
-          add(`difference, magnified ${modality.gain}×`, ratio, (canvas, phase) => {
-            Draw.picture(canvas, clean, change, phase, { difference: true, gain: modality.gain });
-            head(canvas, phase);
-          });
-        }
-      } else if (modality.kind === "skeleton") {
-        if (attacked && !change) continue;
-        add(attacked ? `${name}, attacked over original` : name, 1, (canvas, phase) => {
-          canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-          const place = Draw.fitted(canvas, clean, mask, state.side);
-          Draw.skeleton(canvas, modality, clean, null, mask, phase, place, colour("--original"), { dashed: attacked });
-          if (attacked) {
-            Draw.skeleton(canvas, modality, clean, change, mask, phase, place, colour("--attacked"), { gain: state.magnify });
-          }
-        });
-      } else {
-        if (attacked && !change) continue;
-        add(attacked ? `${name}, attacked over original` : `${name} (${modality.unit})`, 1, (canvas, phase) => {
-          canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-          Draw.lanes(canvas, clean, null, colour("--original"), attacked);
-          if (attacked) Draw.lanes(canvas, clean, change, colour("--attacked"), false);
-          Draw.playhead(canvas, phase, colour("--muted"));
-        });
-      }
-    }
-    return shown;
+  // One card: a model's name and what it said, and a row for each modality.
+  async function card(model) {
+    const attacked = model !== null, c = clip();
+    const shown = reel.modalities.filter((m) => c.clean[m.name]);
+    const parts = await Promise.all(shown.map((m) => Panels.unpack(c, model, state.condition, m)));
+    return { parts, attacked, state, colour, title: attacked ? reel.models[model] : "Original", said: c.models[model]?.said };
+  }
+
+  function built(one) {
+    const rows = Panels.rows(one).map(({ name, figures }) => make("div", { className: "frames" },
+      ...(figures.length ? figures.map(figure) : [make("p", { className: "untouched", textContent: `${name} as it was` })])));
+    return make("article", { className: one.attacked ? "take" : "take original" },
+      make("header", {}, make("h3", { textContent: one.title }), ...(one.said ? [verdict(one.said, state.condition)] : [])),
+      ...rows);
   }
 
   async function show() {
     const ticket = ++state.ticket;
     menus();
-    const models = here();
-    const loaded = await Promise.all([gather(null), ...models.map(gather)]);
+    if (!matches().length) {
+      state.views = [];
+      cards.replaceChildren(make("p", { className: "flag", textContent: "None of the clips that were kept is such a one." }));
+      return;
+    }
+    const made = await Promise.all([null, ...here()].map(card));
     if (ticket !== state.ticket) return; // something else was chosen meanwhile
     state.views = [];
-    const built = loaded.map((parts, i) => {
-      const attacked = i > 0;
-      const shown = figures(parts, attacked);
-      state.views.push(...shown);
-      const untouched = Object.entries(parts).filter(([, p]) => attacked && !p.change).map(([name]) => name);
-      const note = untouched.length ? [make("p", { className: "small", textContent: `${untouched.join(", ")} as it was` })] : [];
-      const title = attacked ? reel.models[models[i - 1]] : "Original";
-      const said = attacked ? [verdict(clip().models[models[i - 1]].said, state.condition)] : [];
-      return make("article", { className: attacked ? "take" : "take original" },
-        make("header", {}, make("h3", { textContent: title }), ...said),
-        make("div", { className: "frames" }, ...shown.map((s) => s.node)), ...note);
-    });
-    cards.replaceChildren(...built);
-    const moving = Object.values(loaded[0]).filter((p) => !p.strip);
-    const seen = moving.filter((p) => p.modality.kind !== "series"); // frames are those of the picture where there is one
+    cards.style.setProperty("--models", String(made.length - 1));
+    cards.style.setProperty("--rows", String(made[0].parts.length + 1));
+    cards.replaceChildren(...made.map(built));
+    const moving = made[0].parts.filter((p) => p.kind !== "strip");
+    const seen = moving.filter((p) => p.kind !== "series"); // frames are those of the picture where there is one
     const lengths = (seen.length ? seen : moving).map((p) => [p.clean.shape[0], p.modality.rate]);
     state.frames = Math.max(1, ...lengths.map(([T]) => T));
     state.seconds = Math.max(0.5, ...lengths.map(([T, rate]) => (rate ? T / rate : T / 8)));
     paint();
   }
 
+  // A clip in the menu, with how the models that are shown fared on it.
+  function label(i) {
+    const fates = here(i).map((m) => ({ fooled: "✗", held: "✓" })[fate(i, m)] ?? "·");
+    return `${i + 1}. ${reel.clips[i].target.join(", ")}${several && fates.length ? `  ${fates.join(" ")}` : ""}`;
+  }
+
+  // How many clips are left, and of how many tested samples the same holds.
+  function tally(left) {
+    const of = reel.tally[state.condition] ?? {}, [a, b] = [state.fooled, state.held];
+    const tested = a && b ? of[a]?.[b] : a ? of[a]?.fooled : b ? of[b]?.held : undefined;
+    const all = tested === undefined ? "" : `; so ${tested[0] === 1 ? "is" : "are"} ${tested[0]} of ${tested[1]} tested samples`;
+    return `${left} of ${reel.clips.length} clips${all}`;
+  }
+
   function menus() {
+    const found = matches();
+    if (found.length && !found.includes(state.clip)) [state.clip] = found;
     const c = clip();
+    picker.replaceChildren(...found.map((i) => option(i, label(i))));
     picker.value = String(state.clip);
-    const found = Object.values(c.models).flatMap((m) => Object.keys(m.changes));
-    const measured = new Set(found.sort((a, b) => (a === "joint") - (b === "joint")));
+    for (const button of [back, next]) button.disabled = found.length < 2;
+    counts.textContent = tally(found.length);
+    const kinds = Object.values(c.models).flatMap((m) => Object.keys(m.changes));
+    const measured = new Set(kinds.sort((a, b) => (a === "joint") - (b === "joint")));
     if (!measured.has(state.condition)) state.condition = measured.has("joint") ? "joint" : [...measured][0] ?? "";
     attacks.replaceChildren(...[...measured].map((condition) => {
       const button = make("button", { type: "button", textContent: words(condition) });
@@ -183,8 +166,8 @@
       return button;
     }));
     if (!here().length) {
-      const known = Object.keys(c.models), wanted = reel.first.filter((m) => known.includes(m));
-      (wanted.length ? wanted : known.slice(0, 1)).forEach((m) => state.models.add(m));
+      const known = Object.keys(c.models), first = reel.first.filter((m) => known.includes(m));
+      (first.length ? first : known.slice(0, 1)).forEach((m) => state.models.add(m));
     }
     chips.replaceChildren(...(reel.models.length < 2 ? [] : Object.keys(c.models).map((m) => {
       const box = make("input", { type: "checkbox", checked: state.models.has(m) });
@@ -228,7 +211,9 @@
     paint();
   }
   function turn(by) {
-    state.clip = (state.clip + by + reel.clips.length) % reel.clips.length;
+    const found = matches();
+    if (!found.length) return;
+    state.clip = found[(found.indexOf(state.clip) + by + found.length) % found.length];
     state.phase = 0;
     show();
   }
@@ -244,7 +229,13 @@
   back.addEventListener("click", () => turn(-1));
   next.addEventListener("click", () => turn(1));
   overlay.addEventListener("change", () => { state.overlay = overlay.checked; paint(); });
-  magnify.addEventListener("change", () => { state.magnify = Number(magnify.value); paint(); });
+  for (const [select, name] of [[fooled, "fooled"], [held, "held"]]) {
+    select.addEventListener("change", () => {
+      state[name] = select.value;
+      if (select.value) state.models.add(select.value); // who is asked about is seen
+      show();
+    });
+  }
   side.addEventListener("change", () => { state.side = side.value === "side"; paint(); });
   const keys = {
     " ": () => toggle(), ArrowLeft: () => step(-1), ArrowRight: () => step(1),
@@ -271,5 +262,7 @@
       if (!still.matches) toggle(true);
     }
   }, { threshold: 0.15 }).observe(root);
+  reel.first.forEach((m) => state.models.add(m));
+  state.clip = opening();
   show();
 })();

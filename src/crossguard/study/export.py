@@ -19,6 +19,11 @@ COLUMNS: tuple[str, ...] = (
     "recipe", "condition", "metric", "unit", "value", "low", "high", "samples", "seeds",
     "reference", "difference", "difference_low", "difference_high", "smallest_shown",
 )  # fmt: skip
+# Of one training and of inference, in the order of the columns; the last is the latency.
+_PRICES = {
+    "cpu_seconds": "training, CPU s", "seconds": "training, s", "forwards": "forwards", "backwards": "backwards",
+    "peak_memory_mb": "peak memory, MB", "parameters": "parameters", "milliseconds": "latency, ms",
+}  # fmt: skip
 _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\u2212": "$-$", "\u2013": "--",
     "\u202f": r"\,", "\u00d7": r"$\times$", **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -82,7 +87,7 @@ def _number(value: float) -> str:
 
 
 def _write_latex(results: Results, folder: Path) -> Path:
-    """Two tabulars: figures in per cent with their intervals, then differences to the reference in points."""
+    """Tabulars: figures in per cent with their intervals, differences to the reference in points, and prices."""
     parts = [f"% {results.title}: means over seeds {', '.join(map(str, results.seeds))}; \\usepackage{{booktabs}}"]
     shown = results.conditions
     head = ["", *(text.short(c) for c in shown), "Avg", "RI"]
@@ -92,6 +97,8 @@ def _write_latex(results: Results, folder: Path) -> Path:
         head = [f"minus {results.reference}", *(text.short(c) for c in shown)]
         lines = [[_escape(name), *(_latex_difference(by.get(c)) for c in shown)] for name, by in against.items()]
         parts.append(_tabular(head, lines))
+    head = ["", *_PRICES.values(), f"latency, times {results.reference or 'the reference'}"]
+    parts.append(_tabular(head, [_latex_prices(row, results.reference) for row in results.rows]))
     source = "\n\n".join(parts).replace("\n\n", "\n", 1) + "\n"
     write_atomic(folder / "study.tex", lambda file: file.write(source.encode()))
     return folder / "study.tex"
@@ -115,6 +122,15 @@ def _latex_row(row: Row, shown: Sequence[str], reference: str | None) -> list[st
     if ri is None:
         return [*cells, "0" if row.name == reference else "--"]
     return [*cells, _small(f"${ri.value:+.1f}$", f"${ri.low:+.1f}$, ${ri.high:+.1f}$")]
+
+
+def _latex_prices(row: Row, reference: str | None) -> list[str]:
+    cells = [text.large(row.prices[key]) if key in row.prices else "--" for key in _PRICES if key != "milliseconds"]
+    ratio = f"{row.prices['latency_ratio']:.2f}" if "latency_ratio" in row.prices and row.name != reference else "--"
+    return [
+        _escape(word) if word != "--" else word
+        for word in (row.name, *cells, f"{row.prices['milliseconds']:.3g}", ratio)
+    ]
 
 
 def _latex_share(e: Estimate) -> str:

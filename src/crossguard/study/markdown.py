@@ -78,14 +78,28 @@ def _balance(results: Results) -> str:
 
 
 def _prices(results: Results) -> str:
-    lines = [[row.name, *_price(row.prices)] for row in results.rows]
-    return _table(["recipe", "seconds", "forwards", "backwards", "parameters", "ms a sample", "x reference"], lines)
+    # Records of before it was kept have no CPU time; by the clock, runs that share a machine slow one another.
+    known = all("cpu_seconds" in row.prices for row in results.rows)
+    time = "cpu_seconds" if known else "seconds"
+    lines = [[row.name, *_price(row.prices, time)] for row in results.rows]
+    return _table(
+        [
+            "recipe",
+            "CPU seconds" if known else "seconds",
+            "forwards",
+            "backwards",
+            "parameters",
+            "ms a sample",
+            "x reference",
+        ],
+        lines,
+    )
 
 
-def _price(prices: Mapping[str, float]) -> list[str]:
+def _price(prices: Mapping[str, float], time: str) -> list[str]:
     latency = prices.get("latency_ratio")
     return [
-        f"{prices['seconds']:.0f}" if "seconds" in prices else text.NOTHING,
+        f"{prices[time]:.0f}" if time in prices else text.NOTHING,
         *(text.large(prices[key]) if key in prices else text.NOTHING for key in ("forwards", "backwards")),
         text.large(prices["parameters"]),
         f"{prices['milliseconds']:.2g}",

@@ -14,15 +14,16 @@ from crossguard.report.models import Model, reference_of
 from crossguard.study.plan import Study
 from crossguard.study.records import Repeated, pooled, repeated
 
-PRICES = ("seconds", "forwards", "backwards", "peak_memory_mb")
+PRICES = ("cpu_seconds", "seconds", "forwards", "backwards", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
 class Row:
     """One recipe over its finished seeds; shares in [0, 1], `relative_improvement` in points.
 
-    `prices` are means over runs: training seconds, forwards, backwards and peak_memory_mb, parameters, milliseconds a
-    sample, and `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag.
+    `prices` are means over runs: training cpu_seconds (those that its process computed), seconds (by the clock: other
+    runs on the machine slow it down), forwards, backwards and peak_memory_mb, parameters, milliseconds a sample, and
+    `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag.
     """
 
     name: str

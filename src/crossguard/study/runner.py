@@ -21,11 +21,10 @@ from typing import Any
 import torch
 
 from crossguard.core.errors import CrossguardError
-from crossguard.core.files import write_atomic
+from crossguard.core.files import locked, write_atomic
 from crossguard.core.memory import keep_freed_memory
 from crossguard.recipe import evaluate_run, load_splits, train_run, validate
 from crossguard.study.plan import Run, Study
-from crossguard.training.folder import locked
 
 # (run, what it is at, done, total); the last words of a run are "finished" or "failed".
 Report = Callable[[Run, str, float, float], None]

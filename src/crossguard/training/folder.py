@@ -1,4 +1,4 @@
-"""A run folder in use: one process at a time, and a log whose lines a resumed run does not repeat."""
+"""A log whose lines a resumed run does not repeat."""
 
 from __future__ import annotations
 
@@ -10,31 +10,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from crossguard.core.errors import RunError
-
-
-@contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Hold the folder; the kernel lets go when the process ends, however it ends.
-
-    Raises RunError where another process holds it, or where it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RunError(f"cannot write into {folder}: {error.strerror or error}; choose another folder") from error
-    with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without it: no lock
-            pass
-        except OSError as error:
-            raise RunError(
-                f"another process is training into {folder}; wait for it, stop it, or choose another folder"
-            ) from error
-        yield
 
 
 class Log:

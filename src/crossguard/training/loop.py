@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import Batch, check_finite
 from crossguard.core.errors import InputError, RunError
-from crossguard.core.files import read_safetensors, write_json, write_safetensors
+from crossguard.core.files import locked, read_safetensors, write_json, write_safetensors
 from crossguard.core.model import bare
 from crossguard.core.task import Task
 from crossguard.data.base import Splits
@@ -26,7 +26,7 @@ from crossguard.training.checkpoint import load_checkpoint, save_checkpoint
 from crossguard.training.checks import check_fit, check_losses, digest, readable
 from crossguard.training.config import TrainConfig
 from crossguard.training.distributed import Ranks, own_device, ranks
-from crossguard.training.folder import Log, locked
+from crossguard.training.folder import Log
 from crossguard.training.optimizer import build_optimizer
 from crossguard.training.result import Progress, State, TrainResult
 from crossguard.training.schedule import learning_rate
@@ -219,10 +219,10 @@ class _Run:
             world=self.team.world,
         )
         for batch, whole in batches:
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             values = self._step(batch.to(self.device, non_blocking=True), whole)
-            seconds = time.perf_counter() - started
-            self._book(values, whole, seconds)
+            state.cpu_seconds += time.process_time() - computed
+            self._book(values, whole, time.perf_counter() - started)
             within = state.batch < self.batches
             if within and config.checkpoint_every is not None and state.step % config.checkpoint_every == 0:
                 self.save()

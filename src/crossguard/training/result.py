@@ -19,10 +19,12 @@ from crossguard.training.validation import Accuracy
 class Price:
     """What training cost, over all resumes and processes: seconds, sample-forwards and -backwards (validation apart).
 
-    `peak_memory_mb` is the device's, on the CPU the whole process's.
+    `cpu_seconds` are those that the first process computed, on all its threads: what other programs on the machine take
+    is not in them. `peak_memory_mb` is the device's, on the CPU the whole process's.
     """
 
     seconds: float
+    cpu_seconds: float
     forwards: int
     backwards: int
     validation_seconds: float
@@ -97,6 +99,7 @@ class State:
     best: Accuracy | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     validation_seconds: float = 0.0
     training: Work = field(default_factory=Work)
     validation: Work = field(default_factory=Work)
@@ -129,6 +132,7 @@ class State:
         """What has been paid so far."""
         return Price(
             seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
             forwards=self.training.forwards,
             backwards=self.training.backwards,
             validation_seconds=self.validation_seconds,
