@@ -83,9 +83,9 @@ def test_wrong_usage_ends_with_2(crossguard: Crossguard, arguments: tuple[str, .
             ["'rgb'", "the budget's bounds are [0, 0.1]"],
         ),
         (
-            ("train", "{recipe}", "--set", "model.encoders.skeleton.frames=8"),
+            ("train", "{recipe}", "--set", "model.encoders.skeleton.frames=12"),
             2,
-            ["HCN: found an input of shape", "= (N, M, 8, 25, 3)"],
+            ["HCN: found an input of shape", "= (N, M, 12, 25, 3)"],
         ),
         (("train", "{recipe}", "--device", "abacus"), 2, ["'abacus' cannot be used here"]),
         (("evaluate", "nowhere", "--protocol", "quick"), 2, ["--set evaluate.protocol=quick"]),
@@ -209,7 +209,7 @@ def test_train_evaluate_report_compare(crossguard: Crossguard, tmp_path: Path, s
     assert (runs[0] / "recipe.yaml").read_text() == resolved
     other = crossguard("train", runs[0] / "recipe.yaml", "--out", runs[0], "--set", "train.learning_rate=0.5")
     assert other.exit_code == 1
-    assert "train.learning_rate was 0.004, is 0.5" in other.stderr
+    assert "train.learning_rate was 0.008, is 0.5" in other.stderr
     assert (runs[0] / "recipe.yaml").read_text() == resolved
 
     page = tmp_path / "page.html"

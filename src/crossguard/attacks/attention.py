@@ -106,6 +106,9 @@ class _Led:
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         return self.task.margin(logits[:, :-1], targets)
 
+    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
+        return self.task.all_right(logits[:, :-1], targets)
+
 
 def _task(task: Any) -> Task:
     return task.task if isinstance(task, _Led) else task
