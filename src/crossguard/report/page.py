@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from crossguard.core import InputError
 from crossguard.core.files import write_atomic
 from crossguard.evaluation.record import Record
-from crossguard.report import attention, clips, figures, headline, summary, tables, text
+from crossguard.report import attention, clips, figures, headline, latents, summary, tables, text
 from crossguard.report.models import Model, reference_of, unique
 
 # With plotly's 4.8 MB a page stays below 12 MB.
@@ -37,7 +37,7 @@ def report(
     names = unique(r.name for r in loaded)
     models = [Model(i, name, record) for i, (name, record) in enumerate(zip(names, loaded, strict=True))]
     _check(models, reference)
-    html = render(models, title, reference)
+    html = render(models, title, reference, [latents.read(r) for r in records])
     path = Path(out)
     write_atomic(path, lambda file: file.write(html.encode()))
     return path
@@ -57,7 +57,12 @@ def _check(models: Sequence[Model], reference: str | None) -> None:
         raise InputError(f"no record is named {reference!r}; the reference can be {[m.name for m in models]}")
 
 
-def render(models: Sequence[Model], title: str | None, reference: str | None) -> str:
+def render(
+    models: Sequence[Model],
+    title: str | None,
+    reference: str | None,
+    diagnoses: Sequence[Mapping[str, Any] | None] = (),
+) -> str:
     """The page as text."""
     base = reference_of(models, reference)
     head = headline.headline(models)
@@ -82,6 +87,7 @@ def render(models: Sequence[Model], title: str | None, reference: str | None) ->
         classes=[(m, tables.class_bars(m)) for m in models],
         influence=[tables.influence(m) for m in models],
         attention=attention.panels(models),
+        latents=latents.panels([m.name for m in models], diagnoses),
         prices=tables.prices(models, base),
         reel=reel,
         text=text,
