@@ -13,7 +13,20 @@ import crossguard as cg
 from crossguard.core import Branched, ModelError, Output
 from crossguard.core.files import read_safetensors, write_safetensors
 from crossguard.models import HCN, FusionModel, SeriesNet, VideoResNet
-from crossguard.models.fusion import AMR, FUSIONS, MMTM, Concat, ExFMem, Fusion, JointTransformer, Mean, OddOneOut
+from crossguard.models.fusion import (
+    AMR,
+    FUSIONS,
+    MMTM,
+    Concat,
+    Early,
+    ExFMem,
+    Fusion,
+    JointTransformer,
+    Late,
+    Mean,
+    Mid,
+    OddOneOut,
+)
 
 MAKERS: dict[str, Any] = {
     "concat": lambda: Concat(hidden=8),
@@ -35,6 +48,10 @@ MAKERS: dict[str, Any] = {
     "transformer": lambda: JointTransformer(width=8, heads=2, dropout=0),
     "transformer gated": lambda: JointTransformer(width=8, heads=2, layers=1, mixing="gate", window=1, experts=2),
     "transformer token": lambda: JointTransformer(width=8, heads=2, layers=1, pool="token"),
+    "early": lambda: Early(width=8, heads=2, hidden=8),
+    "mid": lambda: Mid(width=8, heads=2, hidden=0),
+    "late": Late,
+    "late of perceptrons": lambda: Late(hidden=8),
     "concat of experts": lambda: Concat(hidden=8, experts=2),
 }
 

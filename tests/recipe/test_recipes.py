@@ -19,7 +19,15 @@ SMALLEST = ROOT / "recipes" / "figures" / "amr-adversarial.yaml"
 
 
 def test_there_are_recipes() -> None:
-    assert {path.parent.name for path in RECIPES} == {"corsmal", "demo", "figures", "moments", "utd_mhad", "youtube8m"}
+    assert {path.parent.name for path in RECIPES} == {
+        "avmnist",
+        "corsmal",
+        "demo",
+        "figures",
+        "moments",
+        "utd_mhad",
+        "youtube8m",
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")

@@ -91,4 +91,4 @@ DECODERS: dict[str, Decoder] = {
     ".h5": Decoder(read_h5),
     ".hdf5": Decoder(read_h5),
 }
-"""Readers by suffix in lower case; a folder has the suffix ""."""
+"""Readers by suffix in lower case; a folder has the suffix "", and a reader of one part of a file ".suffix#part"."""

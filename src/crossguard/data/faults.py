@@ -13,6 +13,14 @@ Bad: TypeAlias = Literal["error", "skip"]
 _SHOWN = 3
 
 
+class SampleError(DataError):
+    """What keeps one sample from being taken; `kind` is what it is counted under."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+
 class Faults:
     """What is wrong with single samples, by kind ("not finite", "no label", …)."""
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from crossguard.core.errors import DataError
 from crossguard.data.base import Splits, hold_out
 from crossguard.data.faults import Bad, Faults
+from crossguard.data.media import Silent, media_decoders
 from crossguard.data.recordings import File, Recordings, Row, open_recordings
 from crossguard.data.source import Check
 
@@ -32,6 +33,8 @@ manifest.csv   one line a sample: id, targets (class names, several joined by |)
                test), then one column a modality: the path of its file, relative to the manifest, empty where it is
                absent; NAME:length beside it may announce its length in frames
 *.npy          T x D numbers; an array in a .npz or .h5 is named behind a #: features.h5#clip7/rgb
+*.wav, *.mp4   recordings (flac, ogg; mkv, webm, avi, mov; a folder of jpg or png): clip7.mp4 are the pictures,
+               clip7.mp4#audio is the sound
 classes.txt    optional: the vocabulary, one class a line, in the order of the logits"""
 
 
@@ -42,20 +45,34 @@ def manifest(
     max_frames: Annotated[int, Field(ge=1)] | None = None,
     bad: Bad = "error",
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2,
+    rate: Annotated[int, Field(ge=1)] = 16000,
+    seconds: Annotated[float, Field(gt=0)] | None = None,
+    frames: Annotated[int, Field(ge=1)] = 16,
+    size: int | tuple[int, int] = 64,
+    silent: Silent = "bad",
     cache: Path | None = None,
 ) -> Splits:
-    """What the manifest `path` (a CSV file, or a folder with a manifest.csv) lists, each modality (N, T, D).
+    """What the manifest `path` (a CSV file, or a folder with a manifest.csv) lists: features (N, T, D), sound, video.
 
     Classes are the lines of classes.txt beside it, else the names that occur, sorted. Without lines of the split
     `validation`, that share of the training groups is held out. `bad` says what is done about samples that cannot be
     taken (see `open_recordings`). Raises DataError, naming file and line, for a manifest that cannot be meant, and
-    where a group is in two splits.
+    where a group is in two splits. `rate`, `seconds`, `frames`, `size` and `silent` are those of `media_decoders`, for
+    recordings.
     """
     file = path / "manifest.csv" if path.is_dir() else path
     rows, splits = read_manifest(file)
     faults = Faults()
+    decoders = media_decoders(rate=rate, seconds=seconds, frames=frames, size=size, silent=silent, cache=cache)
     everything = open_recordings(
-        file.stem, rows, _classes(file, rows), faults, multi_label=multi_label, max_frames=max_frames, cache=cache
+        file.stem,
+        rows,
+        _classes(file, rows),
+        faults,
+        multi_label=multi_label,
+        max_frames=max_frames,
+        decoders=decoders,
+        cache=cache,
     )
     faults.settle(str(file), bad)
     return split_rows(everything, lambda row: splits[row.id], validation)
@@ -161,7 +178,7 @@ def look_at(
 ) -> Check:
     """The same for rows that are known, counted by the `parts` that `part` puts them into."""
     faults = Faults()
-    kept = open_recordings(name, rows, classes, faults, multi_label=multi_label)
+    kept = open_recordings(name, rows, classes, faults, multi_label=multi_label, decoders=media_decoders())
     table: list[tuple[str, ...]] = []
     for modality, shape in kept.shapes.items():
         have = [part(row) for row in rows if modality in row.files]

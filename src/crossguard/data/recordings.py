@@ -25,7 +25,7 @@ from crossguard.core.errors import DataError
 from crossguard.core.modality import Modality
 from crossguard.data.cache import cache_key, load_or_build
 from crossguard.data.decoders import DECODERS, Decoder
-from crossguard.data.faults import Faults
+from crossguard.data.faults import Faults, SampleError
 from crossguard.data.samples import Sample, stack
 
 _VERSION = 1
@@ -107,7 +107,9 @@ class Recordings:
 
 
 def _decoder(file: File, decoders: Mapping[str, Decoder]) -> Decoder:
-    found = decoders.get(file.path.suffix.lower())
+    # A folder has no suffix, whatever its name; a video has a track that is read otherwise.
+    suffix = "" if file.path.is_dir() else file.path.suffix.lower()
+    found = decoders.get(f"{suffix}#{file.part}", decoders.get(suffix))
     if found is None:
         known = ", ".join(s or "a folder" for s in decoders)
         raise DataError(f"{file}: no reader for {file.path.suffix or 'a folder'!r}; known: {known}")
@@ -176,7 +178,7 @@ def _look(name: str, rows: Sequence[Row], decoders: Mapping[str, Decoder], cache
         try:
             x = _read(file, decoders)
         except DataError as error:
-            return "[]", f"damaged|{error}"
+            return "[]", f"{error.kind if isinstance(error, SampleError) else 'damaged'}|{error}"
         bad = int((~torch.isfinite(x)).sum())
         return json.dumps(list(x.shape)), f"not finite|{file}: {bad} values are NaN or Inf" if bad else ""
 

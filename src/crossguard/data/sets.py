@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from crossguard.core.errors import DataError
-from crossguard.data import corsmal, manifest, youtube8m_index
+from crossguard.data import audioset, avmnist_files, corsmal, kinetics_sounds, manifest, youtube8m_index
+from crossguard.data.avmnist import avmnist
 from crossguard.data.base import Splits
 from crossguard.data.figures import figures
 from crossguard.data.moments import moments
@@ -47,11 +48,11 @@ SOURCES: dict[str, DataSource] = {
         DataSource(
             name="manifest",
             load=manifest.manifest,
-            summary="your own features: .npy, .npz or .h5 files that a CSV manifest lists",
-            origin="extracted by you",
+            summary="your own features and recordings: .npy, .npz, .h5, .wav, .mp4, … files that a CSV manifest lists",
+            origin="yours",
             licence="yours",
             layout=manifest.LAYOUT,
-            needs="data (for .h5)",
+            needs="data (for .h5), media (for recordings)",
             look=manifest.look,
         ),
         DataSource(
@@ -72,6 +73,36 @@ SOURCES: dict[str, DataSource] = {
             layout=youtube8m_index.LAYOUT,
             needs="data (for speed)",
             look=youtube8m_index.look,
+        ),
+        DataSource(
+            name="avmnist",
+            load=avmnist,
+            summary="AV-MNIST: 3000 real spoken digits of six speakers, each with a picture of MNIST",
+            origin="Free Spoken Digit Dataset (github.com/Jakobovski/free-spoken-digit-dataset) and MNIST, paired",
+            licence="recordings CC BY-SA 4.0, pictures CC BY-SA 3.0",
+            layout=avmnist_files.LAYOUT,
+            needs="media",
+            look=avmnist_files.look,
+        ),
+        DataSource(
+            name="audioset",
+            load=audioset.audioset,
+            summary="AudioSet: 10 s clips with 527 classes, multi-label, as far as they can still be fetched",
+            origin="Gemmeke et al., ICASSP 2017; https://research.google.com/audioset",
+            licence="lists CC BY 4.0, ontology CC BY-SA 4.0; each video has its own",
+            layout=audioset.LAYOUT,
+            needs="media",
+            look=audioset.look,
+        ),
+        DataSource(
+            name="kinetics_sounds",
+            load=kinetics_sounds.kinetics_sounds,
+            summary="Kinetics-Sounds: 10 s clips of 31 actions that are seen and heard, split as by OGM-GE",
+            origin="Arandjelovic and Zisserman, ICCV 2017; lists: github.com/GeWu-Lab/OGM-GE_CVPR2022",
+            licence="lists MIT; each video has its own",
+            layout=kinetics_sounds.LAYOUT,
+            needs="media",
+            look=kinetics_sounds.look,
         ),
     )
 }

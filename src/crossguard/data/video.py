@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from crossguard.core.errors import DataError
+from crossguard.data.faults import SampleError
 from crossguard.data.sampling import height_width, optional, shrink, uniform_frames
 
 # A decoder may keep back a last frame or two; more than this share missing is a damaged file.
@@ -24,12 +24,13 @@ def read_video(path: Path, frames: int, size: int | tuple[int, int]) -> NDArray[
     """
     av = optional("av", "media")
     target = height_width(size)
-    _check_riff(path)
+    check_riff(path)
     announced, found = _count(av, path)
     if found == 0 or found < announced * (1 - _MAY_LACK):
-        raise DataError(
+        raise SampleError(
+            "damaged",
             f"{path}: {found} frames can be decoded of {announced} announced; the file is truncated or damaged, fetch "
-            f"it again"
+            f"it again",
         )
     wanted = uniform_frames(found, frames)
     pictures = dict.fromkeys(wanted.tolist())
@@ -40,38 +41,40 @@ def read_video(path: Path, frames: int, size: int | tuple[int, int]) -> NDArray[
     return np.stack([pictures[i] for i in wanted.tolist()])  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def _check_riff(path: Path) -> None:
-    """An avi file says its own length at its start: the one sure sign that the end is missing."""
+def check_riff(path: Path) -> None:
+    """Raise SampleError where an avi or wav file, which says its own length at its start, is shorter than that."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
         expected, size = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if head[:4] == b"RIFF" and size < expected:
-        raise DataError(f"{path}: truncated, {size} bytes found of {expected} that it announces; fetch it again")
+        raise SampleError("damaged", f"{path}: cannot be read ({error.strerror or error})") from error
+    # Written to a pipe, its length was not known.
+    if head[:4] == b"RIFF" and size < expected < 0xFFFFFFFF:
+        what = f"{path}: truncated, {size} bytes found of {expected} that it announces; fetch it again"
+        raise SampleError("damaged", what)
 
 
 def _count(av: Any, path: Path) -> tuple[int, int]:
-    with _opened(av, path) as container:
+    with opened(av, path) as container:
+        if not container.streams.video:
+            raise SampleError("no picture", f"{path}: the file has no video stream")
         announced = int(container.streams.video[0].frames)
     return announced, sum(1 for _ in _decode(av, path))
 
 
-def _opened(av: Any, path: Path) -> Any:
+def opened(av: Any, path: Path) -> Any:
+    """A media file, open; raises SampleError where it is none."""
     try:
-        container = av.open(str(path))
+        # Its names of streams and files may be in any encoding.
+        return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{path}: not a video that can be read ({error}); fetch it again") from error
-    if not container.streams.video:
-        container.close()
-        raise DataError(f"{path}: the file holds no video stream")
-    return container
+        raise SampleError("damaged", f"{path}: no media file that can be read ({error}); fetch it again") from error
 
 
 def _decode(av: Any, path: Path) -> Any:
-    with _opened(av, path) as container:
+    with opened(av, path) as container:
         try:
             yield from container.decode(video=0)
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise DataError(f"{path}: damaged, decoding stopped ({error}); fetch it again") from error
+            raise SampleError("damaged", f"{path}: damaged, decoding stopped ({error}); fetch it again") from error

@@ -7,12 +7,16 @@ from torch.nn import functional as F
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
-from crossguard.models.encoder import Encoder, check_sizes, mean_over_time
+from crossguard.models.encoder import Encoder, check_sizes, frame_mask, mean_over_time
 from crossguard.models.logmel import LogMel, Preset, Settings, log_mel
+from crossguard.models.passes import add_ending
 
 
 class AudioCNN(Encoder):
-    """Waveforms "NT" in [-1, 1], or without a `front` features "NTD" such as log-mel, to (N, C, T'); stages conv1 to 5.
+    """Waveforms "NT" in [-1, 1], or without a `front` features "NTD" such as log-mel, to (N, C, T').
+
+    Stages conv1 to conv5; attend where `passes` > 0: one Transformer layer of `heads` heads, so many times over; gather
+    where `gather`: gated pooling to (N, C). Published: two passes of 8 heads, then the pooling.
 
     `front` names a preset of `LogMel`, changed by `settings`; without it the input has `mels` bands. Each stage is two
     3x3 convolutions of `width` channels, twice as many in the next, and a pooling by two over frequency, and over time
@@ -21,7 +25,7 @@ class AudioCNN(Encoder):
     depth, so that a padded clip is answered as the same one unpadded.
     """
 
-    stages = ("conv1", "conv2", "conv3", "conv4", "conv5")
+    convolutions = ("conv1", "conv2", "conv3", "conv4", "conv5")
 
     def __init__(
         self,
@@ -31,23 +35,29 @@ class AudioCNN(Encoder):
         mels: int = 64,
         width: int = 32,
         time_poolings: int = 2,
+        passes: int = 0,
+        heads: int = 8,
+        gather: bool = False,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         check_sizes("AudioCNN", mels=mels, width=width)
-        if not 0 <= time_poolings <= len(self.stages) or (settings and front is None):
+        if not 0 <= time_poolings <= len(self.convolutions) or (settings and front is None):
             raise ModelError(
                 f"AudioCNN: found time_poolings {time_poolings}, front {front}, settings {settings}; expected 0 to "
-                f"{len(self.stages)} poolings, and settings only of a front end"
+                f"{len(self.convolutions)} poolings, and settings only of a front end"
             )
         self.frontend: LogMel | None = None if front is None else log_mel(front, settings or {})
         self.mels = mels if self.frontend is None else self.frontend.mels
         self.time_poolings = time_poolings
         before, bands = 1, self.mels
-        for i, name in enumerate(self.stages):
+        for i, name in enumerate(self.convolutions):
             self.add_module(name, ConvPool(before, width << i, 2 if i < time_poolings else 1))
             before, bands = width << i, -(-bands // 2)
-        self.dims = {name: width << i for i, name in enumerate(self.stages)}
+        self.dims = {name: width << i for i, name in enumerate(self.convolutions)}
         self.dims["conv5"] *= bands
+        self.stages = self.convolutions
+        add_ending(self, passes, heads, gather, dropout)
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Log-mel as one picture, (N, 1, frames, mels), 0 where it is masked out."""
@@ -63,18 +73,18 @@ class AudioCNN(Encoder):
         return _keep(x[:, None], self.real(mask, x.shape[1]))
 
     def stage(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
-        """A stage; the last one hands over a step's channels and bands as its features."""
+        """A stage; conv5 hands over a step's channels and bands as its features."""
         x = self.get_submodule(name)(x, self.real(mask, x.shape[2]))
-        return x.transpose(2, 3).flatten(1, 2).contiguous() if name == self.stages[-1] else x
+        return x.transpose(2, 3).flatten(1, 2).contiguous() if name == self.convolutions[-1] else x
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The mean over bands and real steps."""
-        return mean_over_time(x, self.real(mask, x.shape[2]))
+        """The mean over bands and real steps, of what is not pooled yet."""
+        return x if x.dim() == 2 else mean_over_time(x, self.real(mask, x.shape[2]))
 
     def real(self, mask: Tensor | None, steps: int) -> Tensor | None:
-        """(N, steps): which steps of a map hold anything real; None where the mask tells no times apart."""
+        """(N, steps): which steps of a map hold anything real."""
         if mask is None or mask.dim() < 2 or mask.shape[1] == 1:
-            return None
+            return frame_mask(mask, steps)
         frames = mask.flatten(2).any(dim=2) if mask.dim() > 2 else mask
         if self.frontend is not None:
             heard = _halved(self.frontend.real(frames), steps)

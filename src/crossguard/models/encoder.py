@@ -30,6 +30,10 @@ class Encoder(nn.Module):
         """(N, C) of a feature map; scaling a channel by a positive number scales its pooled value alike."""
         return x.flatten(2).mean(dim=2) if x.dim() > 2 else x
 
+    def real(self, mask: Tensor | None, steps: int) -> Tensor | None:
+        """(N, steps): which steps of the last feature map, (N, C, steps), are real, of the input's mask; None: all."""
+        return frame_mask(mask, steps)
+
     def run(self, x: Tensor, mask: Tensor | None = None, after: str | None = None, to: str | None = None) -> Tensor:
         """The stages after `after` (None: from the raw input) up to and with `to` (None: the last)."""
         first = 0 if after is None else self.stages.index(after) + 1
@@ -88,3 +92,22 @@ def mean_over_time(x: Tensor, real: Tensor | None) -> Tensor:
         real = F.adaptive_max_pool1d(real.to(x.dtype), x.shape[2])
     weight = real.to(x.dtype)
     return (x * weight[:, None]).sum(dim=2) / weight.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def frame_mask(mask: Tensor | None, frames: int) -> Tensor | None:
+    """(N, frames) bool of a mask over leading axes: which frames hold anything real; None where nothing is masked.
+
+    A frame of a coarser map is real where any that it covers is; raises ModelError where there are more than in the
+    mask.
+    """
+    if mask is None:
+        return None
+    real = mask[:, None] if mask.dim() == 1 else mask.flatten(2).any(dim=2) if mask.dim() > 2 else mask
+    if real.shape[1] in (1, frames):
+        return real.expand(-1, frames)
+    if real.shape[1] < frames:
+        raise ModelError(
+            f"a map of {frames} frames, a mask of {real.shape[1]}; expected at most as many frames as in the mask (a "
+            f"class token has its place where frames are pooled last: take pool: attention or mean before that)"
+        )
+    return F.adaptive_max_pool1d(real.float(), frames) > 0

@@ -6,18 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.core.batch import expand_mask
-from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+from crossguard.models.encoder import Encoder, affine, check_sizes, frame_mask, mean_over_time, scales
+from crossguard.models.passes import add_ending
 
 
 class FrameCNN(Encoder):
-    """Video "NCTHW" or pictures "NCHW" in their unit to (N, C, T); stages conv1 to conv4, each a half of the picture.
+    """Video "NCTHW" or pictures "NCHW" in their unit to (N, C, T).
 
+    Stages conv1 to conv4, each a half of the picture; attend and gather as in `AudioCNN` where `passes` > 0, `gather`.
     (x - `mean`) / `std` is the first layer: one number, or one a channel; what is masked out, (N, 1, T, H, W), becomes
     the mean. Each stage is two 3x3 convolutions of `width` channels, twice as many in the next, and a maximum over 2 x
     2; the last takes the mean over places. Frames meet in the fusion, or in their mean. The shape is ours.
     """
 
-    stages = ("conv1", "conv2", "conv3", "conv4")
+    convolutions = ("conv1", "conv2", "conv3", "conv4")
 
     def __init__(
         self,
@@ -26,6 +28,10 @@ class FrameCNN(Encoder):
         width: int = 16,
         mean: float | tuple[float, ...] = 0.5,
         std: float | tuple[float, ...] = 0.25,
+        passes: int = 0,
+        heads: int = 8,
+        gather: bool = False,
+        dropout: float = 0.1,
     ) -> None:
         super().__init__()
         check_sizes("FrameCNN", channels=channels, width=width)
@@ -36,10 +42,12 @@ class FrameCNN(Encoder):
         self.register_buffer("mean", torch.tensor(centre).view(-1, 1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spread).view(-1, 1, 1, 1), persistent=False)
         before = channels
-        for i, name in enumerate(self.stages):
+        for i, name in enumerate(self.convolutions):
             self.add_module(name, Look(before, width << i))
             before = width << i
-        self.dims = {name: width << i for i, name in enumerate(self.stages)}
+        self.dims = {name: width << i for i, name in enumerate(self.convolutions)}
+        self.stages = self.convolutions
+        add_ending(self, passes, heads, gather, dropout)
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Normalised video (N, C, T, H, W), 0 where it is masked out; a picture is a video of one."""
@@ -52,21 +60,24 @@ class FrameCNN(Encoder):
         return x if mask is None else x.where(expand_mask(mask, x), x.new_zeros(()))
 
     def stage(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
-        """A stage on every frame; the last one leaves (N, C, T)."""
+        """A stage on every frame; conv4 leaves (N, C, T)."""
+        if name not in self.convolutions:
+            return self.get_submodule(name)(x, self.real(mask, x.shape[2]))
         frames = x.shape[2]
         looked = self.get_submodule(name)(x.transpose(1, 2).flatten(0, 1))
         x = looked.unflatten(0, (-1, frames)).transpose(1, 2)
-        return x.mean(dim=(3, 4)) if name == self.stages[-1] else x
+        return x.mean(dim=(3, 4)) if name == self.convolutions[-1] else x
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The mean over places and real frames."""
-        return mean_over_time(x, self.real(mask, x.shape[2]))
+        """The mean over places and real frames, of what is not pooled yet."""
+        return x if x.dim() == 2 else mean_over_time(x, self.real(mask, x.shape[2]))
 
     def real(self, mask: Tensor | None, steps: int) -> Tensor | None:
-        """(N, steps): which frames hold anything real; None where the mask tells no times apart."""
-        if mask is None or mask.dim() not in (3, 5) or mask.shape[2] == 1 or steps == 1:
+        """(N, steps): which frames hold anything real."""
+        if mask is None:
             return None
-        return mask.transpose(1, 2).flatten(2).any(dim=2)
+        timed = mask.dim() > 2 and mask.shape[2] == steps > 1
+        return frame_mask(mask.transpose(1, 2) if timed else mask.flatten(1).any(dim=1), steps)
 
 
 class Look(nn.Module):

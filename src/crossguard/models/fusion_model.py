@@ -15,9 +15,8 @@ from crossguard.core.batch import present as is_present
 from crossguard.core.errors import ModelError
 from crossguard.models.attention import Watch, watched, watching
 from crossguard.models.committee import committee, trusted
-from crossguard.models.encoder import Encoder
+from crossguard.models.encoder import Encoder, frame_mask
 from crossguard.models.fusion.fusion import Fusion, Gates, nearest, scale_channels
-from crossguard.models.transformer import frame_mask
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class FusionModel(nn.Module):
             branches = {n: self._advance(n, f, gates.scale[n], depth) for n, f in branches.items()}
         asked = self.inference != "fused" and not self.training
         if self.fusion.maps:
-            fused, logits = self.fusion.join(*_frames(branches))
+            fused, logits = self.fusion.join(*self._frames(branches))
             with watching(None):  # pooled for auxiliary heads and latents alone
                 latents = self._tokens(branches, self.dims) if asked or {"auxiliary", "latents"} & set(need) else {}
         else:
@@ -191,6 +190,21 @@ class FusionModel(nn.Module):
             return Feature(self._pooled(name, value, mask, feature.present), feature.present)
         return Partial(value, feature.present, mask)
 
+    def _frames(self, branches: Mapping[str, Feature]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """By modality its map as (N, C, T), and (N, T): which frames are real, None where all are.
+
+        A pooled map is one frame, and places (N, C, T, H, W) are as many frames, all real where the modality is there.
+        """
+        maps: dict[str, Tensor] = {}
+        real: dict[str, Tensor | None] = {}
+        for name, f in branches.items():
+            maps[name] = x = f.value.unsqueeze(2).flatten(2) if f.value.dim() == 2 else f.value.flatten(2)
+            if isinstance(f, Partial) and f.value.dim() == 3 and f.mask is not None:
+                real[name] = self._encoder(name).real(f.mask, x.shape[2])
+            else:
+                real[name] = frame_mask(f.present, x.shape[2])
+        return maps, real
+
     def _real(self, features: Mapping[str, Feature]) -> Tensor | None:
         """(N, M): which modalities are there; None where nothing is absent."""
         given = [features.get(name) for name in self.modalities]
@@ -200,21 +214,6 @@ class FusionModel(nn.Module):
         everywhere = torch.ones(value.shape[0], dtype=torch.bool, device=value.device)
         there = [~everywhere if f is None else everywhere if f.present is None else f.present for f in given]
         return torch.stack(there, dim=1)
-
-
-def _frames(branches: Mapping[str, Feature]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-    """By modality its map as (N, C, T), and (N, T): which frames are real, None where all are.
-
-    A pooled map is one frame, and places (N, C, T, H, W) are as many frames, all real where the modality is there.
-    """
-    maps: dict[str, Tensor] = {}
-    real: dict[str, Tensor | None] = {}
-    for name, f in branches.items():
-        maps[name] = x = f.value.unsqueeze(2).flatten(2) if f.value.dim() == 2 else f.value.flatten(2)
-        timed = isinstance(f, Partial) and f.value.dim() == 3 and f.mask is not None
-        mask = f.mask if isinstance(f, Partial) and timed else f.present
-        real[name] = frame_mask(mask, x.shape[2])
-    return maps, real
 
 
 def _voted(fused: Tensor, auxiliary: Tensor, real: Tensor | None) -> Tensor:

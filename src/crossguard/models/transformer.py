@@ -7,13 +7,12 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
 from crossguard.models.attention import Attention, Averaging, keys, show, watched, watching
-from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+from crossguard.models.encoder import Encoder, affine, check_sizes, frame_mask, mean_over_time, scales
 from crossguard.models.gat import GatedAttention
 
 Mixing: TypeAlias = Literal["attention", "gate", "mean"]
@@ -170,25 +169,6 @@ def check_options(what: str, layers: int, mixing: str, pool: str, dropout: float
         raise ModelError(f"{what}: found layers {layers}, dropout {dropout}; expected layers >= 0, dropout in [0, 1)")
     if mixing == "gate" and pool == "token":
         raise ModelError(f"{what}: a class token has no neighbours for mixing: gate; take pool: attention or mean")
-
-
-def frame_mask(mask: Tensor | None, frames: int) -> Tensor | None:
-    """(N, frames) bool of a mask over leading axes: which frames hold anything real; None where nothing is masked.
-
-    A frame of a coarser map is real where any that it covers is; raises ModelError where there are more than in the
-    mask.
-    """
-    if mask is None:
-        return None
-    real = mask[:, None] if mask.dim() == 1 else mask.flatten(2).any(dim=2) if mask.dim() > 2 else mask
-    if real.shape[1] in (1, frames):
-        return real.expand(-1, frames)
-    if real.shape[1] < frames:
-        raise ModelError(
-            f"a map of {frames} frames, a mask of {real.shape[1]}; expected at most as many frames as in the mask (a "
-            f"class token has its place where frames are pooled last: take pool: attention or mean before that)"
-        )
-    return F.adaptive_max_pool1d(real.float(), frames) > 0
 
 
 def sine(frames: int, width: int, like: Tensor) -> Tensor:
