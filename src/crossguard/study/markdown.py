@@ -45,23 +45,28 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
 
 
+def _shown(results: Results) -> list[str]:
+    """The conditions of the wide tables; what is lost without a modality stands in one of its own."""
+    return [c for c in results.conditions if not c.startswith("missing:")]
+
+
 def _accuracies(results: Results) -> str:
     lines = [
         [
             row.name + ("" if row.seeds == results.seeds else f" ({len(row.seeds)} of {len(results.seeds)} seeds)"),
-            *(_share(row.conditions[c][row.metric] if c in row.conditions else None) for c in results.conditions),
+            *(_share(row.conditions[c][row.metric] if c in row.conditions else None) for c in _shown(results)),
             _share(row.average),
             "0" if row.name == results.reference else _points(row.relative_improvement),
         ]
         for row in results.rows
     ]
-    return _table(["recipe", *map(text.short, results.conditions), "Avg", "RI"], lines)
+    return _table(["recipe", *map(text.short, _shown(results)), "Avg", "RI"], lines)
 
 
 def _differences(results: Results, second: str) -> str:
     against = results.against(second)
-    lines = [[first, *(_difference(by.get(c)) for c in results.conditions)] for first, by in against.items()]
-    return _table(["recipe", *map(text.short, results.conditions)], lines)
+    lines = [[first, *(_difference(by.get(c)) for c in _shown(results))] for first, by in against.items()]
+    return _table(["recipe", *map(text.short, _shown(results))], lines)
 
 
 def _balance(results: Results) -> str:
