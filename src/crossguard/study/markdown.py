@@ -35,7 +35,7 @@ def write_markdown(results: Results, folder: Path) -> Path:
     doubts = [f"- {row.name}: {_counted(row)}" for row in results.rows if row.flags]
     parts += ["## Doubts", "\n".join(doubts) or "No check of any run raised a flag."]
     if results.notes:
-        parts += ["## Missing", "\n".join(f"- {note}" for note in results.notes)]
+        parts += ["## Missing", "; ".join(results.notes) + "."]
     write_atomic(folder / "study.md", lambda file: file.write(("\n\n".join(parts) + "\n").encode()))
     return folder / "study.md"
 
