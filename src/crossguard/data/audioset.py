@@ -31,7 +31,7 @@ def audioset(
     inputs: tuple[str, ...] = ("audio", "rgb"),
     classes: tuple[str, ...] = (),
     train: Literal["balanced", "unbalanced", "both"] = "balanced",
-    missing: Literal["leave_out", "mask"] = "leave_out",
+    missing: clips.Missing = "leave_out",
     rate: Annotated[int, Field(ge=1)] = 16000,
     seconds: Annotated[float, Field(gt=0)] = 10.0,
     frames: Annotated[int, Field(ge=1)] = 10,
@@ -54,12 +54,7 @@ def audioset(
     faults = Faults()
     segments = [s for name in (*names, "eval") for s in read_segments(path / f"{name}_segments.csv", vocabulary)]
     rows, split = rows_of(path, inputs, segments, faults)
-    needed = len(inputs) if missing == "leave_out" else 1
-    there = [row for row in rows if len(row.files) >= needed]
-    if not there:
-        raise DataError(
-            f"{path}: none of {len(rows)} clips has {'all' if needed > 1 else 'any'} of {', '.join(inputs)}"
-        )
+    there = clips.those_there(path, rows, inputs, missing)
     decoders = media_decoders(rate=rate, seconds=seconds, frames=frames, size=size, silent=silent, cache=cache)
     everything: Recordings = open_recordings(
         "audioset", there, vocabulary.classes, faults, multi_label=True, decoders=decoders, cache=cache

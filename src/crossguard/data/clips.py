@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from crossguard.core.errors import DataError
 from crossguard.data.faults import Faults
 from crossguard.data.media import VIDEOS
-from crossguard.data.recordings import File
+from crossguard.data.recordings import File, Row
 from crossguard.data.sound import SOUNDS
 
+Missing: TypeAlias = Literal["leave_out", "mask"]
 LAYOUT = """\
 audio/NAME.wav         (flac, ogg) the sound; where there is none, that of the video
 video/NAME.mp4         (mkv, webm, avi, mov) the pictures, where frames has none
@@ -68,3 +70,14 @@ def _listed(folder: Path, suffixes: tuple[str, ...], faults: Faults) -> dict[str
                 continue
             found[file.name if here else file.stem] = file
     return found
+
+
+def those_there(path: Path, rows: Sequence[Row], inputs: Sequence[str], missing: Missing) -> list[Row]:
+    """The clips with files of all `inputs` ("leave_out") or of any ("mask"). Raises DataError where there is none."""
+    needed = len(inputs) if missing == "leave_out" else 1
+    there = [row for row in rows if len(row.files) >= needed]
+    if not there:
+        raise DataError(
+            f"{path}: none of {len(rows)} clips has {'all' if needed > 1 else 'any'} of {', '.join(inputs)}"
+        )
+    return there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -30,7 +30,7 @@ def kinetics_sounds(
     path: Path,
     *,
     inputs: tuple[str, ...] = ("audio", "rgb"),
-    missing: Literal["leave_out", "mask"] = "leave_out",
+    missing: clips.Missing = "leave_out",
     rate: Annotated[int, Field(ge=1)] = 16000,
     seconds: Annotated[float, Field(gt=0)] = 10.0,
     frames: Annotated[int, Field(ge=1)] = 10,
@@ -47,12 +47,7 @@ def kinetics_sounds(
     options are those of `audioset`. Raises DataError, naming file and line.
     """
     rows, split, names = _rows(path, inputs, faults := Faults())
-    needed = len(inputs) if missing == "leave_out" else 1
-    there = [row for row in rows if len(row.files) >= needed]
-    if not there:
-        raise DataError(
-            f"{path}: none of {len(rows)} clips has {'all' if needed > 1 else 'any'} of {', '.join(inputs)}"
-        )
+    there = clips.those_there(path, rows, inputs, missing)
     decoders = media_decoders(rate=rate, seconds=seconds, frames=frames, size=size, silent=silent, cache=cache)
     everything = open_recordings("kinetics_sounds", there, names, faults, decoders=decoders, cache=cache)
     faults.settle(str(path), bad)
