@@ -104,3 +104,12 @@ def test_a_score_of_its_own_is_no_reason_to_stop() -> None:
     plan = Plan("margin", Steepest(0.1), clean, 3, score=lambda shown, balls, gap: gap)
     with pytest.raises(cg.ThreatError, match="never"):
         search(plan, model, inputs, targets, THREAT)
+
+
+def test_the_last_point_is_returned_for_every_sample_also_where_stopping_is_asked_for() -> None:
+    model = Noted()
+    inputs, targets = _sample(model)
+    last = [
+        pgd(model, inputs, targets, THREAT, steps=9, stop=s, select="last", ids=range(24)) for s in ("never", "success")
+    ]
+    assert torch.equal(last[0].inputs["a"], last[1].inputs["a"])
