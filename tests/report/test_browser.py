@@ -67,9 +67,13 @@ class Tab:
             self.asked.append(url)
             route.abort()
 
+    def settle(self) -> None:
+        """Waits until the viewer shows what was chosen: clips are unpacked while the page goes on."""
+        self.page.wait_for_selector("#viewer .stage[aria-busy=false]")
+
     def pixels(self, index: int = 0) -> str:
         """What a canvas of the viewer shows."""
-        self.page.wait_for_selector("#viewer canvas")
+        self.settle()
         return self.page.evaluate("i => document.querySelectorAll('#viewer canvas')[i].toDataURL()", index)
 
     def scrolls_sideways(self) -> bool:
@@ -165,9 +169,8 @@ def test_models_stand_side_by_side_with_what_they_said(tab: Tab) -> None:
     for verdict in tab.page.locator("#viewer .verdict p").all_inner_texts():
         assert ("✓" in verdict and "right" in verdict) or ("✗" in verdict and "wrong" in verdict)
     tab.page.click("#viewer .chip-label:has-text('rgb-standard')")
-    takes = tab.page.locator("#viewer .take")
-    takes.nth(3).wait_for()  # wait_for_function would evaluate a string, which the page's own policy forbids
-    assert takes.count() == 4
+    tab.settle()
+    assert tab.page.locator("#viewer .take").count() == 4
 
 
 def test_overlay_and_side_view_change_what_is_drawn(tab: Tab) -> None:
@@ -211,10 +214,12 @@ def test_the_filter_finds_the_sample_that_fooled_one_and_not_the_other(browser: 
     assert counts.inner_text() == f"1 of 4 clips; so are {both} of 120 tested samples"
     assert tab.page.locator("#viewer .pick button").first.is_disabled()
     tab.page.click("#viewer .switch button:text-is('only rgb')")
+    tab.settle()
     assert "None of the clips" in tab.page.locator("#viewer .stage").inner_text()
     tab.page.select_option(FOOLED, "")
     tab.page.select_option(HELD, "")
     assert menu.count() == 4
+    tab.settle()
     assert tab.page.locator("#viewer .take h3").all_inner_texts() == ["Original", "weak", "strong"]
     tab.close()
 
@@ -258,8 +263,10 @@ def test_depth_skeleton_and_inertial_stand_side_by_side(browser: Any, three: Pat
         tops = {round(takes.nth(i).locator(".frames").nth(row).bounding_box()["y"]) for i in range(len(titles))}
         assert (len(tops) == 1) == (width > 640)
     tab.page.click("#viewer .switch button:text-is('only skeleton')")
+    tab.settle()
     assert takes.nth(1).locator(".untouched").all_inner_texts() == ["depth as it was", "inertial as it was"]
     tab.page.click("#viewer .chip-label:has-text('skeleton-adversarial')")
+    tab.settle()
     assert not tab.scrolls_sideways()
     tab.page.emulate_media(media="print")
     assert tab.page.locator("#viewer canvas").first.is_visible()

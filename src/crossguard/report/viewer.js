@@ -115,9 +115,11 @@
   async function show() {
     const ticket = ++state.ticket;
     menus();
+    cards.setAttribute("aria-busy", "true"); // until what is seen is what was chosen
     if (!matches().length) {
       state.views = [];
       cards.replaceChildren(make("p", { className: "flag", textContent: "None of the clips that were kept is such a one." }));
+      cards.setAttribute("aria-busy", "false");
       return;
     }
     const made = await Promise.all([null, ...here()].map(card));
@@ -132,6 +134,7 @@
     state.frames = Math.max(1, ...lengths.map(([T]) => T));
     state.seconds = Math.max(0.5, ...lengths.map(([T, rate]) => (rate ? T / rate : T / 8)));
     paint();
+    cards.setAttribute("aria-busy", "false");
   }
 
   // A clip in the menu, with how the models that are shown fared on it.
