@@ -1,6 +1,6 @@
 """FMN beside the FMN of adv-lib and foolbox: medians of the least norms, at equal steps, on equal samples.
 
-    python benchmarks/fmn.py [--steps 100 1000] [--samples 200] [--threads 1]
+    python benchmarks/fmn.py [--steps 100 1000] [--samples 397] [--threads 1]
 
 Where adv-lib or foolbox is not installed, its columns are left out. Two networks on scikit-learn's digits, drawn at
 16x16: an MLP, and a CNN trained on PGD examples. A norm is taken from the point returned, clipped to the valid values,
@@ -137,7 +137,7 @@ def least(attack: Attack, net: nn.Module, x: Tensor, y: Tensor, norm: str, steps
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--samples", type=int, default=397)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -163,7 +163,7 @@ def main() -> None:
                     theirs, taken = min(runs, key=lambda run: float(run[0].median()))
                     ratio, lost = float(mine.median() / theirs.median()), float((mine > theirs * 1.001).float().mean())
                     print(
-                        f"; {peer}: ratio {ratio:.3f} (theirs is nearer on {lost:.0%}, fools nothing on "
+                        f"; {peer}: ratio {ratio:.4f} (theirs is nearer on {lost:.0%}, fools nothing on "
                         f"{theirs.isinf().float().mean():.0%}), {taken:.1f} s", end="", flush=True,
                     )  # fmt: skip
                 print()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ import crossguard as cg
 from crossguard import Batch, Inputs, Linf, RecipeError, RunError, ThreatError, ThreatModel
 from crossguard.defences import Adversarial, Context, Fast, Free, Noise, Objective, Standard
 from crossguard.training import TrainConfig
-from tests.training.toys import TASK, THREAT, TwoBranch, dataset, same_weights, splits
+from tests.training.toys import TASK, THREAT, TwoBranch, dataset, splits
 
 
 def batch_of(samples: int = 8, seed: int = 0) -> Batch:
@@ -169,38 +167,6 @@ def test_noise_weighs_clean_samples() -> None:
     noisy, clean = (o.step(model, batch, context_of()).total for o in (Noise(), Standard()))
     mixed = Noise(clean_weight=0.25).step(model, batch, context_of())
     assert mixed.total.item() == pytest.approx((0.75 * noisy + 0.25 * clean).item(), rel=1e-6)
-
-
-MADE: dict[str, Callable[[], Objective]] = {
-    "fast": lambda: Fast(probe_every=2, gap=0.01, relief=3),
-    "free": lambda: Free(replays=4),
-    "noise": Noise,
-}
-
-
-class StopError(Exception):
-    pass
-
-
-@pytest.mark.filterwarnings("ignore:step")
-@pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("stop", [5, 6])
-def test_resumes_to_the_same_bits(tmp_path: Path, name: str, stop: int) -> None:
-    def run(out: Path | None, stop: int | None) -> dict[str, Tensor]:
-        def said(progress: Any) -> None:
-            if progress.step == stop and progress.accuracy is None:
-                raise StopError
-
-        config = TrainConfig(epochs=3, batch_size=20, checkpoint_every=1, validation_steps=1)
-        return cg.train(
-            TwoBranch(), splits(), task=TASK, threat=THREAT, objective=MADE[name](), config=config, out=out,
-            progress=said,
-        ).model.state_dict()  # fmt: skip
-
-    whole = run(None, None)
-    with pytest.raises(StopError):
-        run(tmp_path, stop)
-    assert same_weights(run(tmp_path, None), whole)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +14,10 @@ from torch.nn import functional as F
 import crossguard as cg
 from crossguard import Batch, Estimate, ModelError, MultiLabel, Output, RecipeError, SingleLabel
 from crossguard.core.batch import Feature
-from crossguard.defences import Context, Mixup, MixupAdversarial, Objective, Standard
+from crossguard.defences import Context, Mixup, MixupAdversarial, Standard
 from crossguard.defences.guide import drawn_by, standardised
 from crossguard.defences.mixing import Mixture, partners
-from crossguard.training import TrainConfig
-from tests.training.toys import TASK, THREAT, TwoBranch, dataset, same_weights, splits
+from tests.training.toys import TASK, THREAT, TwoBranch, dataset
 
 
 def batch_of(samples: int = 8) -> Batch:
@@ -233,39 +230,6 @@ def test_attacked_samples_are_mixed() -> None:
     assert expected > clean
     assert MixupAdversarial.robust
     assert not Mixup.robust
-
-
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "plain": Mixup,
-    "guided": lambda: Mixup(guide="density", every=2, at="bottleneck"),
-    "adversarial": lambda: MixupAdversarial(guide="convexity", every=2, steps=2, lambdas="separate"),
-}
-
-
-class StopError(Exception):
-    pass
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("stop", [5, 6, 7])
-def test_resumes_to_the_same_bits(tmp_path: Path, name: str, stop: int) -> None:
-    """Killed within the second and the third epoch, and right between them."""
-
-    def run(out: Path | None, stop: int | None) -> dict[str, Tensor]:
-        def said(progress: Any) -> None:
-            if progress.step == stop and progress.accuracy is None:
-                raise StopError
-
-        config = TrainConfig(epochs=4, batch_size=20, checkpoint_every=1, validation_steps=1)
-        return cg.train(
-            TwoBranch(), splits(), task=TASK, threat=THREAT, objective=OBJECTIVES[name](), config=config, out=out,
-            progress=said,
-        ).model.state_dict()  # fmt: skip
-
-    whole = run(None, None)
-    with pytest.raises(StopError):
-        run(tmp_path, stop)
-    assert same_weights(run(tmp_path, None), whole)
 
 
 def test_it_is_another_training_than_without() -> None:
