@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import crossguard as cg
+from crossguard.attacks.objective import OBJECTIVES, Goal
+from crossguard.core.task import Leading
 
 
 def test_single_label_margin_by_hand() -> None:
@@ -78,3 +80,31 @@ def test_all_right_only_where_every_margin_is_positive() -> None:
     assert cg.MultiLabel(2).all_right(logits, torch.tensor([[1, 0], [0, 1]]))
     assert not cg.MultiLabel(2).all_right(logits.neg(), torch.tensor([[1, 0], [0, 1]]))
     assert not cg.MultiLabel(2).all_right(torch.full((1, 2), torch.nan), torch.tensor([[1, 0]]))
+
+
+@pytest.mark.parametrize("task", [cg.SingleLabel(3), cg.MultiLabel(3)])
+def test_further_columns_change_nothing_of_the_answer(task: cg.Task) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator)
+    wide = torch.cat([logits, 9 + torch.randn(5, 2, generator=generator)], dim=1)
+    several = isinstance(task, cg.MultiLabel)
+    targets = torch.randint(2, (5, 3), generator=generator) if several else torch.tensor([0, 1, 2, 1, 0])
+    led = Leading(task)
+    for ask in ("loss", "margin", "own", "all_right"):
+        found, expected = (getattr(t, ask)(z, targets) for t, z in ((led, wide), (task, logits)))
+        assert torch.equal(torch.as_tensor(found), torch.as_tensor(expected))
+    assert torch.equal(led.rivals(wide, targets, 2), task.rivals(logits, targets, 2))
+    assert torch.equal(led.predict(wide), task.predict(logits))
+    assert torch.equal(led.slope(wide, targets)[:, :3], task.slope(logits, targets))
+    assert not led.slope(wide, targets)[:, 3:].any()
+    shares = torch.cat([torch.cat([logits.softmax(dim=1)] * 4), torch.cat([wide] * 4)], dim=1)
+    assert led.looks_like_probabilities(shares)
+    assert not led.looks_like_probabilities(wide)
+    led.check(targets)
+    led.check_logits(wide, 5)
+    with pytest.raises(cg.ModelError, match="one column a class"):
+        led.check_logits(wide[:, :2], 5)
+    rival = task.rivals(logits, targets, 1)[:, 0]
+    for name, objective in OBJECTIVES.items():
+        values = [objective(z, Goal(targets, t, rival=rival)) for t, z in ((led, wide), (task, logits))]
+        assert torch.equal(*values), name

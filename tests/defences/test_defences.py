@@ -22,6 +22,7 @@ from crossguard import (
     ThreatError,
     ThreatModel,
 )
+from crossguard.attacks import ATTACKS
 from crossguard.defences import OBJECTIVES, Adversarial, Context, Objective, Standard, supervised_losses
 from crossguard.defences.stacked import Stacked, StackedTask
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset
@@ -260,3 +261,9 @@ def test_the_slope_of_the_whole_loss_is_its_gradient() -> None:
     targets = torch.tensor([0, 1, 2, 1])
     (wanted,) = torch.autograd.grad(task.loss(logits, targets).sum(), logits)
     assert torch.allclose(task.slope(logits.detach(), targets), wanted)
+
+
+@pytest.mark.parametrize("attack", sorted(ATTACKS))
+def test_any_attack_of_the_registry_may_climb_the_whole_loss(attack: str) -> None:
+    losses = Adversarial(attack=attack, inner="total", steps=2).step(TwoBranch(), batch_of(), context_of())
+    assert losses.total.isfinite()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Inputs, Output
 from crossguard.core.errors import ModelError, ThreatError
 from crossguard.core.model import borrowed, forward
-from crossguard.core.task import Task, infer_task
+from crossguard.core.task import Leading, Task, infer_task
 from crossguard.models.attention import Watch, watching
 from crossguard.models.maps import Distance, drift
 from crossguard.threat import ThreatModel
@@ -52,12 +52,10 @@ def attention_drift(
             task = infer_task(targets, forward(net, inputs, options.get("mask")).logits)
 
     def climbed(logits: Tensor, goal: Goal) -> Tensor:
-        return base(logits[:, :-1], replace(goal, task=_task(goal.task))) + weight * logits[:, -1]
+        return base(logits[:, :-1], goal) + weight * logits[:, -1]
 
     carried = {**inputs, **{_BEFORE.format(n): inputs[n] for n in threat.names if n in inputs}}
-    found = pgd(
-        Drifting(model, distance), carried, targets, threat, objective=climbed, task=cast("Task", _Led(task)), **options
-    )
+    found = pgd(Drifting(model, distance), carried, targets, threat, objective=climbed, task=Leading(task), **options)
     return replace(found, inputs={n: found.inputs[n] for n in inputs}, clean=dict(inputs), forwards=2 * found.forwards)
 
 
@@ -89,26 +87,3 @@ class Drifting(nn.Module):
         layers = watch.kept if watch is not None and watch.kept else [apart(a) for a in answer.attention or ()]
         moved = torch.stack(layers).mean(dim=0)
         return Output(torch.cat([answer.logits, moved[:, None].to(answer.logits.dtype)], dim=1))
-
-
-@dataclass(frozen=True)
-class _Led:
-    """The task of the model inside, as a search asks for it: it does not see the further column."""
-
-    task: Task
-
-    def check(self, targets: Tensor) -> None:
-        self.task.check(targets)
-
-    def check_logits(self, logits: Tensor, samples: int) -> None:
-        self.task.check_logits(logits[:, :-1], samples)
-
-    def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return self.task.margin(logits[:, :-1], targets)
-
-    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
-        return self.task.all_right(logits[:, :-1], targets)
-
-
-def _task(task: Any) -> Task:
-    return task.task if isinstance(task, _Led) else task

@@ -72,6 +72,7 @@ def targeted_dlr(logits: Tensor, goal: Goal) -> Tensor:
 def _spread(logits: Tensor, goal: Goal, least: int) -> Tensor:
     """The spread of the top logits down to the third or fourth. With fewer classes, or several labels, the ratio may
     be constant; there the spread of all logits, held fixed, keeps the scale and leaves the direction (our choice)."""
+    logits = logits[:, : goal.task.classes]
     if logits.shape[1] < 2:
         return logits.detach().abs().squeeze(1).clamp_min(1e-12)
     if logits.shape[1] < least or goal.targets.dim() == 2:
@@ -88,7 +89,7 @@ def ranking(logits: Tensor, goal: Goal) -> Tensor:
     Without a present (absent) class the others are ranked against 0, as in the margin: high scores of a sample without
     any label cost precision too. A single label is the one that is present.
     """
-    targets = goal.targets
+    targets, logits = goal.targets, logits[:, : goal.task.classes]
     present = targets.bool() if targets.dim() == 2 else torch.zeros_like(logits).scatter(1, targets[:, None], 1).bool()
     # A finite fill: the gradient of an empty logsumexp would be NaN.
     absent = logits.masked_fill(present, -1e4).logsumexp(dim=1)

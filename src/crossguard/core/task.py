@@ -136,7 +136,63 @@ class MultiLabel:
         return logits.numel() >= 16 and bool(((logits >= 0) & (logits <= 1)).all())
 
 
-Task: TypeAlias = SingleLabel | MultiLabel
+@dataclass(frozen=True)
+class Leading:
+    """A task whose answer is the first columns of wider logits; the others are for the loss or the attack alone."""
+
+    task: SingleLabel | MultiLabel | Leading
+
+    @property
+    def classes(self) -> int:
+        """Of the answer."""
+        return self.task.classes
+
+    def check(self, targets: Tensor) -> None:
+        """See `SingleLabel.check`."""
+        self.task.check(targets)
+
+    def check_logits(self, logits: Tensor, samples: int) -> None:
+        """Raise ModelError unless the answer fits the task."""
+        self.task.check_logits(self.answer(logits), samples)
+
+    def answer(self, logits: Tensor) -> Tensor:
+        """(N, classes) the columns that answer."""
+        return logits[:, : self.classes]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) that of the answer."""
+        return self.task.loss(self.answer(logits), targets)
+
+    def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N, all columns) the gradient of each sample's `loss`."""
+        return F.pad(self.task.slope(self.answer(logits), targets), (0, logits.shape[1] - self.classes))
+
+    def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) that of the answer."""
+        return self.task.margin(self.answer(logits), targets)
+
+    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
+        """Whether the answer is right everywhere, see `SingleLabel.all_right`."""
+        return self.task.all_right(self.answer(logits), targets)
+
+    def own(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(N,) see `SingleLabel.own`."""
+        return self.task.own(self.answer(logits), targets)
+
+    def rivals(self, logits: Tensor, targets: Tensor, count: int) -> Tensor:
+        """(N, count) see `SingleLabel.rivals`."""
+        return self.task.rivals(self.answer(logits), targets, count)
+
+    def predict(self, logits: Tensor) -> Tensor:
+        """(N,) the winning class."""
+        return self.task.predict(self.answer(logits))
+
+    def looks_like_probabilities(self, logits: Tensor) -> bool:
+        """Whether the answer does."""
+        return self.task.looks_like_probabilities(self.answer(logits))
+
+
+Task: TypeAlias = SingleLabel | MultiLabel | Leading
 
 
 def settle_task(task: Task | None, targets: Tensor, logits: Tensor) -> Task:

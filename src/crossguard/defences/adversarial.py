@@ -5,7 +5,7 @@
 import inspect
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,7 +13,6 @@ from crossguard.attacks import ATTACKS
 from crossguard.core.batch import Batch
 from crossguard.core.errors import RecipeError, ThreatError
 from crossguard.core.model import bare
-from crossguard.core.task import Task
 from crossguard.defences.objective import Context, Losses
 from crossguard.defences.stacked import Stacked, StackedTask
 from crossguard.defences.supervision import Supervised
@@ -99,7 +98,7 @@ class Adversarial(Supervised):
         net, task = bare(model), context.task
         if self.inner == "total":
             net = Stacked(net)
-            task = cast("Task", StackedTask(task, self.auxiliary_weight, net))
+            task = StackedTask(task, self.auxiliary_weight, net)
         with context.precision(weights=False):
             result = attack(
                 net,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.errors import ModelError
 from crossguard.core.model import Branched, forward
-from crossguard.core.task import Task
+from crossguard.core.task import Leading
 from crossguard.defences.supervision import AuxiliaryWeight, weight_of
 
 
@@ -44,21 +44,11 @@ class Stacked(nn.Module):
 
 
 @dataclass(frozen=True)
-class StackedTask:
-    """The task of a Stacked model: its loss is the whole training loss, its margin that of the fused logits."""
+class StackedTask(Leading):
+    """The task of a Stacked model: its loss is the whole training loss, its answer the fused logits."""
 
-    task: Task
     weight: AuxiliaryWeight
     net: Stacked
-
-    @property
-    def classes(self) -> int:
-        """Of the fused logits."""
-        return self.task.classes
-
-    def check(self, targets: Tensor) -> None:
-        """See `SingleLabel.check`."""
-        self.task.check(targets)
 
     def check_logits(self, logits: Tensor, samples: int) -> None:
         """See `SingleLabel.check_logits`; of the fused and of each auxiliary head's logits."""
@@ -80,13 +70,5 @@ class StackedTask:
             [fused, *(weight_of(self.weight, n) * s for n, s in zip(self.net.heads, rest, strict=True))], 1
         )
 
-    def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """See `SingleLabel.margin`."""
-        return self.task.margin(self._parts(logits)[0], targets)
-
-    def all_right(self, logits: Tensor, targets: Tensor) -> bool:
-        """See `SingleLabel.all_right`."""
-        return self.task.all_right(self._parts(logits)[0], targets)
-
     def _parts(self, logits: Tensor) -> tuple[Tensor, ...]:
-        return logits.split(self.task.classes, dim=1)
+        return logits.split(self.classes, dim=1)
