@@ -15,7 +15,10 @@ from tests.cli.conftest import Crossguard, Shell
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = RECIPES / "figures" / "concat-standard.yaml"
-COMMANDS = ("demo", "train", "evaluate", "report", "compare", "data list", "data show", "data check", "data prepare")
+COMMANDS = (
+    *("demo", "train", "evaluate", "report", "compare"),
+    *("data list", "data show", "data check", "data prepare", "data write"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -183,6 +186,20 @@ def test_data_list_and_show(crossguard: Crossguard) -> None:
     needy = crossguard("data", "show", "utd_mhad")
     assert needy.exit_code == 0
     assert "--set path=" in needy.stdout
+
+
+def test_a_set_is_written_and_shown_again(crossguard: Crossguard, tmp_path: Path) -> None:
+    sizes = ["train=3", "validation=1", "test=1", "size=16", "frames=4", "seconds=1"]
+    settings = [part for s in sizes for part in ("--set", s)]
+    written = crossguard("data", "write", "events", tmp_path / "mine", *settings)
+    assert written.exit_code == 0, written.stderr
+    assert written.stdout.splitlines()[-1] == str(tmp_path / "mine" / "manifest.csv")
+    shown = crossguard("data", "show", "manifest", "--set", f"path={tmp_path / 'mine'}", "--set", "multi_label=true")
+    assert shown.exit_code == 0, shown.stderr
+    assert "10 classes: bounce, hammer" in shown.stdout
+    again = crossguard("data", "write", "events", tmp_path / "mine", *settings)
+    assert again.exit_code == 2
+    assert "is there already" in again.stderr
 
 
 def test_train_evaluate_report_compare(crossguard: Crossguard, tmp_path: Path, small: list[str]) -> None:

@@ -20,10 +20,13 @@ SMALLEST = ROOT / "recipes" / "figures" / "amr-adversarial.yaml"
 
 def test_there_are_recipes() -> None:
     assert {path.parent.name for path in RECIPES} == {
+        "audioset",
         "avmnist",
         "corsmal",
         "demo",
+        "events",
         "figures",
+        "kinetics_sounds",
         "moments",
         "utd_mhad",
         "youtube8m",

@@ -1,4 +1,4 @@
-"""`crossguard data`: which sets there are, what is in them, and whether a copy on disk is whole."""
+"""`crossguard data`: which sets there are, what is in them, whether a copy on disk is whole, and copies of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from crossguard.recipe.loading import override
 from crossguard.recipe.validation import Problems, component
 from crossguard.recipe.wording import describe, suggestion
 
-data = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help="List, show, check and prepare data sets.")
+data = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="List, show, check, prepare and write data sets."
+)
 Name = Annotated[str, typer.Argument(help="A data set, as `crossguard data list` names it.")]
 Place = Annotated[Path, typer.Argument(help="The folder that holds it.")]
 
@@ -94,6 +96,27 @@ def prepare(name: Name, path: Place, settings: Settings = None) -> None:
     source = _find(name)
     place = {"path": str(path)} if source.needs_path else {"cache": str(path)}
     _describe(_load(source, {**override({}, settings or []), **place}))
+
+
+@data.command()
+@guarded
+def write(
+    name: Name,
+    folder: Annotated[Path, typer.Argument(help="Where to write; a folder without a manifest.csv.")],
+    settings: Settings = None,
+) -> None:
+    """Write a set as ordinary recordings: wav, mp4 and a manifest.csv, which the data set `manifest` reads.
+
+    crossguard data write events events/ --set train=200
+
+    crossguard data show manifest --set path=events/ --set multi_label=true --set frames=10 --set size=32
+
+    The last line is the manifest's path.
+    """
+    from crossguard.data.written import write_recordings
+
+    source = _find(name)
+    results.print(str(write_recordings(_load(source, override({}, settings or [])), folder)), markup=False)
 
 
 def _find(name: str) -> DataSource:
