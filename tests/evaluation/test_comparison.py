@@ -135,3 +135,52 @@ def test_records_of_attacks_of_other_strength_are_not_compared() -> None:
     assert compare.paired_difference(b, a, "clean").value == pytest.approx(-0.1)
     capped = record("capped", TWO, protocol=strong | {"samples": 100})
     assert compare.relative_improvement(capped, a).n == 10
+
+
+def ranked(name: str, scores: dict[str, list[list[float]]], ids: str = "abc", **meta: object) -> Record:
+    """Three samples of two labels; what a condition's scores come to is worked out by hand below."""
+    right = dict.fromkeys(("clean", "missing:a", "missing:b", "only:a", "only:b", "any_one", "joint"), "111")
+    found = record(name, right, ids=ids, task={"kind": "multi_label", "classes": 3}, classes=["x", "y", "z"], **meta)
+    order = [ids.index(i) for i in "abc"]
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    found.samples["targets"] = truth[np.argsort(order)]
+    for c in right:
+        found.samples[f"scores/{c}"] = np.array(scores.get(c, scores["clean"]))[np.argsort(order)]
+    return found
+
+
+# One list of all entries, the best first; four labels. Whole: the first four are right. Broken: right at places 2 to 5.
+WHOLE = [[0.9, 0.1, 0.2], [0.1, 0.8, 0.2], [0.7, 0.6, 0.2]]
+BROKEN = [[0.9, 0.1, 0.95], [0.1, 0.8, 0.2], [0.7, 0.6, 0.2]]
+GAP = (1 / 2 + 2 / 3 + 3 / 4 + 4 / 5) / 4
+
+
+def test_several_labels_are_compared_by_gap_though_hit_1_says_otherwise() -> None:
+    one = ranked("one", {"clean": WHOLE, "joint": BROKEN, "only:a": BROKEN})
+    assert one.metric == "gap"
+    assert next(iter(one.summary()["joint"])) == "gap"
+    assert one.summary()["joint"]["gap"].value == pytest.approx(GAP)
+    assert one.summary()["joint"]["hit@1"].value == 1.0
+    assert one.average().value == pytest.approx((1 + 2 * GAP) / 3)
+    assert one.balance()["gap"].value == pytest.approx(1 - GAP)
+    assert one.balance()["ratio"].value == pytest.approx(GAP)
+    assert one.reliance()["a"].value == pytest.approx(0)
+
+
+def test_differences_of_gap_are_paired_by_id() -> None:
+    one = ranked("one", {"clean": WHOLE})
+    two = ranked("two", {"clean": WHOLE, "joint": BROKEN}, ids="cab")
+    found = compare.paired_difference(one, two, "joint")
+    assert found.value == pytest.approx(1 - GAP)
+    assert 0 <= found.low <= found.value <= found.high
+    assert compare.paired_difference(one, two, "clean").value == pytest.approx(0)
+    assert compare.relative_improvement(one, two).value == pytest.approx(100 * (1 - GAP) / 3)
+    assert 0 < compare.smallest_shown(one, two, "joint") < 2
+
+
+def test_of_samples_that_only_one_record_has_none_counts() -> None:
+    one, two = ranked("one", {"clean": WHOLE, "joint": BROKEN}), ranked("two", {"clean": WHOLE}, ids="abc")
+    for name, x in one.samples.items():
+        one.samples[name] = x[1:]  # without the sample that is broken
+    assert compare.paired_difference(one, two, "joint").value == pytest.approx(0)
+    assert compare.paired_difference(one, two, "joint").n == 2

@@ -239,6 +239,8 @@ def test_frame_mask_and_position() -> None:
         (lambda: FrameTransformer(features=3, mixing="gate", pool="token"), "class token"),
         (lambda: FrameTransformer(features=3, mixing="gate", window=-1), "window"),
         (lambda: JointTransformer(experts=-1), "experts"),
+        (lambda: JointTransformer(prior=0.0), "prior"),
+        (lambda: JointTransformer(prior=0.1, experts=2), "prior"),
         (lambda: FrameTransformer(features=3)(torch.zeros(1, 301, 3)), "301 frames"),
         (lambda: FrameTransformer(features=3)(torch.zeros(1, 0, 3)), "0 frames"),
         (lambda: FrameTransformer(features=3)(torch.zeros(1, 4, 5)), "shape"),
@@ -278,3 +280,12 @@ def _needle(n: int, seed: int, frames: int = 12) -> tuple[Tensor, Tensor]:
     x[torch.arange(n), at, 0] = 5.0
     x[torch.arange(n), at, 1] = 3.0 * (2 * y - 1)
     return x, y
+
+
+def test_a_head_begins_at_the_prior() -> None:
+    fusion = JointTransformer(width=8, heads=2, prior=0.01)
+    model = FusionModel({"rgb": FrameTransformer(features=5, width=8, layers=0, pool="mean")}, fusion, classes=4)
+    with torch.no_grad():
+        model.fusion.head[0].weight.zero_()  # type: ignore[index,union-attr,operator]
+        said = model({"rgb": torch.randn(3, 6, 5)}).logits
+    torch.testing.assert_close(said.sigmoid(), torch.full((3, 4), 0.01))

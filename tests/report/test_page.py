@@ -215,7 +215,11 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         ({"objective": None}, ["Training not recorded", "the model came from elsewhere"], []),
         ({"groups": False}, ["share right"], []),
         ({"complete": False}, ["This evaluation is not complete.", "Not measured: all at once."], ["<b>Avg"]),
-        ({"multi_label": True}, ["Hit@1", "The same by GAP", "The same by mean average precision"], []),
+        (
+            {"multi_label": True},
+            ["GAP@20 of 120 samples", "The same by Hit@1", "The same by mean average precision"],
+            ["Share right ("],
+        ),
         ({"modalities": (RGB, SKELETON, INERTIAL)}, ["all 3 attacked", "up to 0.1 g on every value"], []),
         ({"modalities": (DEPTH, SKELETON)}, ["up to 40 mm on every pixel of depth"], []),
         ({"modalities": (SKELETON,)}, ["skeleton attacked <strong"], ["any one modality attacked <strong"]),

@@ -25,7 +25,9 @@ from crossguard import (
     InputError,
     Inputs,
     Linf,
+    Modality,
     ModelError,
+    MultiLabel,
     Output,
     RunError,
     SingleLabel,
@@ -36,7 +38,7 @@ from crossguard.core.batch import Feature
 from crossguard.core.files import locked, read_json, read_safetensors
 from crossguard.data.base import Dataset, Splits, TensorDataset
 from crossguard.defences import Adversarial, Context, Losses, Objective, Standard, Work
-from crossguard.training import Progress, TrainConfig, TrainResult, train, validate
+from crossguard.training import Accuracy, Progress, TrainConfig, TrainResult, train, validate
 from crossguard.training.distributed import Ranks
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset, same_weights, splits
 
@@ -168,6 +170,42 @@ def test_standard_training_is_judged_by_clean_accuracy() -> None:
     clean = [line["clean"] for line in result.history]
     assert result.accuracy.clean == max(clean)
     assert result.best_epoch == clean.index(max(clean)) + 1
+
+
+class Says(nn.Module):
+    """Says a row of logits a sample, whatever it is shown; only the last class can be lifted, by the first column."""
+
+    def __init__(self, rows: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(rows)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return self.rows[(inputs["a"][:, 1] / 4).round().long()] + inputs["a"][:, :1] * torch.tensor([0.0, 0.0, 1.0])
+
+
+def test_several_labels_choose_by_gap_under_an_attack_on_the_ranking() -> None:
+    """The best class is right everywhere, so Hit@1 cannot tell these models apart; the list over samples can."""
+    inputs, truth = torch.tensor([[0.0, 0], [0, 4], [0, 8]]), torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]])
+    data = TensorDataset("toy", {"a": Modality("a", "ND", "unit")}, ("x", "y", "z"), {"a": inputs}, truth)
+    whole = torch.tensor([[7, 1, 2], [1, 6, 2], [5, 4, 2]]) / 8
+    broken = torch.tensor([[7, 1, 6.5], [1, 6, 2], [5, 4, 2]]) / 8
+    found: dict[str, Accuracy] = {}
+    for name, rows in (("whole", whole), ("broken", broken)):
+        for eps in (0.0, 3 / 8):
+            work, threat = Work(), ThreatModel(a=Linf(eps)) if eps else None
+            found[f"{name} {eps}"] = validate(
+                Says(rows), data, task=MultiLabel(3), threat=threat, config=replace_config(batch_size=2), seed=0,
+                ranks=Ranks(), work=work,
+            )  # fmt: skip
+            assert (work.backwards > 0) == (eps > 0)
+    assert {x.metric for x in found.values()} == {"gap"}
+    assert found["whole 0.0"].clean == found["whole 0.375"].clean == pytest.approx(1)
+    # Right, wrong, right, right, right.
+    assert found["broken 0.0"].clean == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 5) / 4)
+    assert found["whole 0.0"].beats(found["broken 0.0"])
+    # The last class is lifted to 5/8 in all samples, a tie with the third true label; the fourth comes after.
+    assert found["whole 0.375"].joint == pytest.approx((1 + 1 + 3 / 6 + 4 / 7) / 4)
+    assert found["whole 0.375"].samples == 3
 
 
 def test_the_best_epoch_is_what_comes_back(tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ def names_of(records: Sequence[Record]) -> list[str]:
 
 
 def summary_table(records: Sequence[Record]) -> Table:
-    """The share still right by model and condition, in per cent, with 95 % intervals.
+    """The share still right (of several labels, GAP) by model and condition, in per cent, with 95 % intervals.
 
     Without the conditions where a modality is missing: a terminal of 80 columns has no room; the page has them.
     """
-    metric = "hit@1" if records[0].multi_label else "accuracy"
+    metric = records[0].metric
     rows = {
         name: {c: r.summary()[c][metric] for c in r.conditions}
         for name, r in zip(names_of(records), records, strict=True)

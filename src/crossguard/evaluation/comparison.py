@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from crossguard.core import InputError
 from crossguard.evaluation.record import Record
-from crossguard.evaluation.statistics import Estimate, detectable_difference, difference, of_means
+from crossguard.evaluation.statistics import (
+    Estimate,
+    detectable_difference,
+    difference,
+    of_draws,
+    of_means,
+    redrawn,
+    smallest_of,
+)
 
 Array = NDArray[Any]
 
@@ -62,19 +70,37 @@ def check_attacks(a: Record, b: Record) -> None:
 
 
 def paired_difference(a: Record, b: Record, condition: str) -> Estimate:
-    """Share right of `a` minus that of `b`, paired by id.
+    """Share right of `a` minus that of `b` (of several labels GAP minus GAP), paired by id.
 
     Raises InputError for other budgets or attacks (but under "clean" and "missing:…") or no shared samples.
     """
     if condition != "clean" and not condition.startswith("missing:"):
         check_attacks(a, b)
     first, second = pair(a, b)
+    if a.multi_label:
+        return of_draws(_gaps(a, b, [condition], first, second), len(first), _groups(a, first), limits=(-1.0, 1.0))
     return difference(a.right(condition)[..., first], b.right(condition)[..., second], _groups(a, first))
+
+
+def _gaps(
+    a: Record, b: Record, conditions: Sequence[str], first: Array, second: Array
+) -> Callable[[Array | None], Array]:
+    """The mean GAP over conditions of `a` minus that of `b`, as a function of how often each pair of rows counts."""
+
+    def mean(of: Record, rows: Array, times: Array | None) -> Array:
+        weights = np.zeros(len(of))
+        weights[rows] = 1 if times is None else times
+        return np.mean([of.ranked(c, times=weights) for c in conditions], axis=0)
+
+    return lambda times: mean(a, first, times) - mean(b, second, times)
 
 
 def smallest_shown(a: Record, b: Record, condition: str) -> float:
     """The smallest true difference that this pair of records shows with 80 % power; a share, not points."""
     first, second = pair(a, b)
+    if a.multi_label:
+        drawn = redrawn(_gaps(a, b, [condition], first, second), len(first), _groups(a, first))
+        return smallest_of(drawn, len(first))
     return detectable_difference(a.right(condition)[..., first], b.right(condition)[..., second], _groups(a, first))
 
 
@@ -86,6 +112,12 @@ def relative_improvement(record: Record, reference: Record) -> Estimate:
     """
     check_attacks(record, reference)
     first, second = pair(record, reference)
+    if record.multi_label:
+        clean, attacked = (
+            _gaps(record, reference, conditions, first, second) for conditions in (["clean"], record.averaged)
+        )
+        found = of_draws(lambda t: clean(t) + attacked(t), len(first), _groups(record, first), limits=(-2.0, 2.0))
+        return found.scaled(100)
 
     def both(of: Record, rows: Array) -> Array:
         average = np.mean([of.right(c)[..., rows] for c in of.averaged], axis=0)

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from crossguard.evaluation.ranking import Array, Ranking, Scores, best, pair
+from crossguard.core.ranking import Array, Ranking, Scores, best, pair
 
 Weighted = Callable[[Array | None], float]
 

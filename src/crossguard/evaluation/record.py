@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from crossguard.core import RunError
 from crossguard.core.files import read_json, read_npz, write_json, write_npz
 from crossguard.evaluation import metrics
-from crossguard.evaluation.statistics import Estimate, bootstrap_rows, difference, interval, of_means, share
+from crossguard.evaluation.metrics import Weighted
+from crossguard.evaluation.statistics import Estimate, difference, of_draws, of_means, share
 
 FORMAT = 1
 Array = NDArray[Any]
@@ -119,6 +120,11 @@ class Record:
         return self.meta["task"]["kind"] == "multi_label"
 
     @property
+    def metric(self) -> str:
+        """What models are compared by, and Avg, RI and reliance are made of: "accuracy", of several labels "gap"."""
+        return "gap" if self.multi_label else "accuracy"
+
+    @property
     def flags(self) -> list[Flag]:
         """What makes the figures doubtful; empty when nothing does."""
         return [Flag(f["name"], f["modality"], f["detail"]) for f in self.meta["flags"]]
@@ -143,22 +149,38 @@ class Record:
         return self.samples[f"margin/{condition}"] > 0
 
     def summary(self) -> dict[str, dict[str, Estimate]]:
-        """Condition -> metric -> Estimate: "accuracy", or "hit@1", "map", "gap" and "perr" for several labels."""
+        """Condition -> metric -> Estimate: "accuracy", or "gap", "hit@1", "map" and "perr" for several labels."""
         return self._summary
 
     @cached_property
     def _summary(self) -> dict[str, dict[str, Estimate]]:
-        main = "hit@1" if self.multi_label else "accuracy"
-        found = {c: {main: share(self.right(c), self.groups)} for c in self.conditions}
-        if self.multi_label:
-            truth = self.samples["targets"]
-            drawn = [np.bincount(r, minlength=len(self)) for r in bootstrap_rows(len(self), self.groups)]
-            for c, estimates in found.items():
-                for name, metric in metrics.ranked(self.samples[f"scores/{c}"], truth).items():
-                    value = metric(None)
-                    low, high = interval(np.array([metric(times) for times in drawn]))
-                    estimates[name] = Estimate(value, min(low, value), max(high, value), len(self))
+        if not self.multi_label:
+            return {c: {"accuracy": share(self.right(c), self.groups)} for c in self.conditions}
+        found: dict[str, dict[str, Estimate]] = {}
+        for c in self.conditions:
+            found[c] = {name: of_draws(self._draws(c, name), len(self), self.groups) for name in ("gap", "map", "perr")}
+            found[c] = {"gap": found[c]["gap"], "hit@1": share(self.right(c), self.groups), **found[c]}
         return found
+
+    def ranked(self, condition: str, metric: str = "gap", times: Array | None = None) -> Array:
+        """(S,) a metric of several labels, one value a training, where every sample counts `times` (N,); None: once."""
+        return np.array([self._rankings(condition)[metric](times)])
+
+    def _draws(self, condition: str, metric: str) -> Callable[[Array | None], Array]:
+        return lambda times: self.ranked(condition, metric, times)
+
+    def _rankings(self, condition: str) -> dict[str, Weighted]:
+        """Ranked once, however often they are drawn again."""
+        known: dict[str, dict[str, Weighted]] = self._ranked
+        if condition not in known:
+            if f"scores/{condition}" not in self.samples:
+                raise RunError(f"the record {self.name!r} has no scores of {condition!r}; it has {self.conditions}")
+            known[condition] = metrics.ranked(self.samples[f"scores/{condition}"], self.samples["targets"])
+        return known[condition]
+
+    @cached_property
+    def _ranked(self) -> dict[str, dict[str, Weighted]]:
+        return {}
 
     def curve(self, condition: str) -> list[tuple[float, Estimate]]:
         """(scale, share still right) from scale 0 (clean) on, for only:m, any_one and joint."""
@@ -198,8 +220,19 @@ class Record:
 
     def average(self) -> Estimate:
         """Avg: the mean of only:m over the attacked modalities and joint."""
-        columns = np.stack([self.right(c) for c in self.averaged], axis=-1)
-        return of_means(columns, lambda means: means.mean(axis=-1), self.groups, limits=(0.0, 1.0))
+        return self._of([self.averaged], lambda means: means[..., 0])
+
+    def _of(self, parts: Sequence[Sequence[str]], function: Callable[[Array], Array]) -> Estimate:
+        """`function` ((…, K) -> (…)) of K figures, each the mean of the `metric` over some conditions."""
+        if self.multi_label:
+
+            def found(times: Array | None) -> Array:
+                each = [np.mean([self.ranked(c, times=times) for c in part], axis=0) for part in parts]
+                return function(np.stack(each, axis=-1))
+
+            return of_draws(found, len(self), self.groups, limits=(-1.0, 1.0))
+        columns = [np.mean([self.right(c) for c in part], axis=0) for part in parts]
+        return of_means(np.stack(columns, axis=-1), function, self.groups, limits=(-1.0, 1.0))
 
     @property
     def averaged(self) -> list[str]:
@@ -213,7 +246,6 @@ class Record:
         """
         if len(self.attacked) < 2:
             return {}
-        columns = np.stack([self.right(f"only:{m}") for m in self.attacked], axis=-1)
 
         def gap(means: Array) -> Array:
             return means.max(axis=-1) - means.min(axis=-1)
@@ -223,14 +255,15 @@ class Record:
             top = means.max(axis=-1)
             return np.where(top > 0, means.min(axis=-1) / np.where(top > 0, top, 1.0), 1.0)
 
-        return {
-            "gap": of_means(columns, gap, self.groups, limits=(0.0, 1.0)),
-            "ratio": of_means(columns, ratio, self.groups, limits=(0.0, 1.0)),
-        }
+        singles = [[f"only:{m}"] for m in self.attacked]
+        return {"gap": self._of(singles, gap), "ratio": self._of(singles, ratio)}
 
     def reliance(self) -> dict[str, Estimate]:
         """Modality -> what the model loses without it: clean minus missing, paired by sample."""
         names = [c.removeprefix("missing:") for c in self.conditions if c.startswith("missing:")]
+        if self.multi_label:
+            parts = {m: [["clean"], [f"missing:{m}"]] for m in names}
+            return {m: self._of(both, lambda means: means[..., 0] - means[..., 1]) for m, both in parts.items()}
         clean = self.right("clean")
         return {m: difference(clean, self.right(f"missing:{m}"), self.groups) for m in names}
 

@@ -158,6 +158,31 @@ def average_seeds(found: Array, seed: int = 0) -> Array:
     return (found * times).sum(axis=1) / (count - 1)
 
 
+def of_draws(
+    function: Callable[[Array | None], Array],
+    n: int,
+    groups: Groups = None,
+    *,
+    seed: int = 0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
+    """What is no mean over samples: `function` of how often each of n samples counts (None: once) gives (S,) values,
+    one a seed; their mean, with a bootstrap interval."""
+    value = float(np.mean(function(None))) if n else math.nan
+    if not math.isfinite(value):
+        return Estimate.undefined()
+    low, high = interval(redrawn(function, n, groups, seed=seed))
+    return Estimate(value, max(min(low, value), limits[0]), min(max(high, value), limits[1]), n)
+
+
+def redrawn(
+    function: Callable[[Array | None], Array], n: int, groups: Groups = None, *, draws: int = 200, seed: int = 0
+) -> Array:
+    """(draws,) values of such a function over resampled groups and samples, averaged over resampled seeds."""
+    rows = bootstrap_rows(n, groups, draws=draws, seed=seed)
+    return average_seeds(np.array([function(np.bincount(drawn, minlength=n)) for drawn in rows]), seed)
+
+
 def difference(first: Array, second: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
     """Mean of `first - second`, paired by sample, (N,) each; (S, N) by seed."""
     delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
@@ -173,5 +198,9 @@ def detectable_difference(first: Array, second: Array, groups: Groups = None, *,
     delta = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if not delta.size:
         return math.nan
-    error = float(_drawn(delta[..., None], lambda means: means[..., 0], groups, seed).std(ddof=1))
-    return (Z95 + _Z80) * max(error, 1 / delta.shape[-1])
+    return smallest_of(_drawn(delta[..., None], lambda means: means[..., 0], groups, seed), delta.shape[-1])
+
+
+def smallest_of(drawn: Array, n: int) -> float:
+    """That difference, of bootstrap draws of the paired one over n samples."""
+    return (Z95 + _Z80) * max(float(drawn.std(ddof=1)), 1 / n)

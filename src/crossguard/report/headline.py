@@ -39,6 +39,7 @@ def headline(models: Sequence[Model]) -> dict[str, Any]:
         "budgets": [text.budget_words(best.modalities[n], b.to_dict()) for n, b in best.threat.budgets.items()],
         "samples": len(best.record),
         "metric": text.METRICS.get(best.metric, best.metric),
+        "ranked": best.record.multi_label,
         "flags": sum(len(m.record.flags) for m in models),
         "checks": sum(len(m.record.meta.get("checks") or {}) for m in models),
     }

@@ -45,8 +45,8 @@ class Model:
 
     @property
     def metric(self) -> str:
-        """The figure that Avg, RI and the curves are made of: the share of samples that are right."""
-        return "hit@1" if self.record.multi_label else "accuracy"
+        """The figure that Avg and RI are made of: see `Record.metric`."""
+        return self.record.metric
 
     def estimate(self, condition: str, metric: str | None = None) -> Estimate | None:
         """A metric under a condition, None where it was not measured."""

@@ -21,7 +21,7 @@ def write_markdown(results: Results, folder: Path) -> Path:
         f"# {results.title}",
         f"Seeds {', '.join(map(str, results.seeds))}{folds}. 95 % intervals in brackets, by a bootstrap over seeds "
         f"and, apart from them, over groups and samples within groups.",
-        "## Share still right, in per cent",
+        f"## {_metric(results)}, in per cent",
         _accuracies(results),
     ]
     for second in dict.fromkeys(d.second for d in results.differences):
@@ -43,6 +43,11 @@ def write_markdown(results: Results, folder: Path) -> Path:
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---", *["--:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def _metric(results: Results) -> str:
+    metric = results.rows[0].metric
+    return "Share still right" if metric == "accuracy" else text.METRICS[metric]
 
 
 def _shown(results: Results) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossguard.core.errors import InputError
-from crossguard.evaluation import Record, metrics
+from crossguard.evaluation import Record
 from crossguard.evaluation.comparison import check_attacks, pair
-from crossguard.evaluation.statistics import Estimate, average_seeds, bootstrap_rows, interval
 
 Array = NDArray[Any]
 
@@ -40,21 +38,9 @@ class Repeated(Record):
         """The same of some of the seeds."""
         return repeated({seed: run for seed, run in zip(self.seeds, self.runs, strict=True) if seed in seeds})
 
-    @cached_property
-    def _summary(self) -> dict[str, dict[str, Estimate]]:
-        found = super()._summary  # the share of samples that are right; other metrics are of the first seed alone
-        if self.multi_label:
-            truth = self.samples["targets"]
-            drawn = [np.bincount(r, minlength=len(self)) for r in bootstrap_rows(len(self), self.groups)]
-            for c, estimates in found.items():
-                each = [metrics.ranked(run.samples[f"scores/{c}"], truth) for run in self.runs]
-                for name in each[0]:
-                    value = float(np.mean([metric[name](None) for metric in each]))
-                    low, high = interval(
-                        average_seeds(np.array([[metric[name](times) for metric in each] for times in drawn]))
-                    )
-                    estimates[name] = Estimate(value, min(low, value), max(high, value), len(self))
-        return found
+    def ranked(self, condition: str, metric: str = "gap", times: Array | None = None) -> Array:
+        """(S,) a metric of several labels, one value a seed; see `Record.ranked`."""
+        return np.concatenate([run.ranked(condition, metric, times) for run in self.runs])
 
 
 def repeated(records: Mapping[int, Record]) -> Repeated:

@@ -42,8 +42,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """`first` minus `second` on the same samples and seeds, a share; `smallest_shown` is the smallest true difference
-    that the design shows with 80 % power."""
+    """`first` minus `second` by the rows' `metric` on the same samples and seeds, a share; `smallest_shown` is the
+    smallest true difference that the design shows with 80 % power."""
 
     first: str
     second: str
@@ -143,7 +143,7 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
         name=record.name,
         seeds=record.seeds,
         samples=len(record),
-        metric="hit@1" if record.multi_label else "accuracy",
+        metric=record.metric,
         conditions=record.summary(),
         average=record.average(),
         relative_improvement=improvement,

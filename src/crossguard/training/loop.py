@@ -51,7 +51,8 @@ def train(
 ) -> TrainResult:
     """Train `model` in place and give it back with the weights that were best on the validation split.
 
-    Best is by accuracy under PGD within `threat` (by clean accuracy where that is None or the objective not `robust`).
+    Best is by accuracy (of several labels GAP) under PGD within `threat`, by clean accuracy where that is None or the
+    objective not `robust`.
     Budgets of modalities that the model does not read are left out. With `out`, the folder gets `log.jsonl`,
     `checkpoint/` (a killed run goes on from it, on the CPU to the same bits), `model.safetensors` (the best weights)
     and `train.json` (the result); `recipe` is anything JSON that must be the same when a run is resumed. Random numbers

@@ -1,17 +1,21 @@
-"""Accuracy on the inner split, clean and under PGD: what chooses the checkpoint."""
+"""Accuracy, or GAP of several labels, on the inner split, clean and under PGD: what chooses the checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossguard.attacks import pgd
+from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Batch
 from crossguard.core.model import borrowed, forward
 from crossguard.core.random import bits, combine, text_key
-from crossguard.core.task import Task
+from crossguard.core.ranking import Ranking
+from crossguard.core.task import MultiLabel, Task
 from crossguard.data.base import Dataset
 from crossguard.defences.objective import Work
 from crossguard.threat import ThreatModel
@@ -21,11 +25,13 @@ from crossguard.training.distributed import Ranks
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of `samples` that are right: `clean`, and under the `joint` attack (None without a threat model)."""
+    """`clean`, and under the `joint` attack (None without a threat model): shares of `samples` that are right, or of
+    several labels GAP@20, as `metric` says."""
 
     clean: float
     joint: float | None
     samples: int
+    metric: Literal["accuracy", "gap"] = "accuracy"
 
     def beats(self, other: Accuracy | None) -> bool:
         """Whether this is the better checkpoint: by joint accuracy, then by clean accuracy; a tie is not better."""
@@ -55,41 +61,71 @@ def validate(
 ) -> Accuracy:
     """Each sample exactly once over all ranks, in full precision, from the same random starts every time.
 
-    Right means a margin above 0: for several labels, that the top-scored class is present (Hit@1). Robust accuracy
-    chooses because clean accuracy hides robust overfitting (Rice et al., ICML 2020).
+    A single label is right where its margin is above 0; a sample that is fooled needs no further step. Of several, GAP
+    is over the whole split, each sample attacked by its own ranking loss to the end. Robust accuracy chooses because
+    clean accuracy hides robust overfitting (Rice et al., ICML 2020).
     """
     chosen = drawn(dataset, config.validation_samples)
     mine = chosen[ranks.rank :: ranks.world]
+    split = _Split(model, dataset, mine, config, ranks.device)
+    options = {"steps": config.validation_steps, "step_size": 2.5 / config.validation_steps, "task": task, "seed": seed}
+    if isinstance(task, MultiLabel):
+        return _ranked(split, task, threat, options, ranks, work)
     clean = joint = 0
-    for start in range(0, len(mine), config.batch_size):
-        batch = dataset.read(mine[start : start + config.batch_size]).to(ranks.device)
-        right = _right(model, batch, task, ranks.device)
+    for batch in split:
+        right = (task.margin(split.logits(batch), batch.targets) > 0).nonzero().flatten().tolist()
         work.forwards += len(batch)
         clean += len(right)
-        if threat is None or not right:
-            continue
-        batch = batch.take(right)
-        result = pgd(
-            model,
-            batch.inputs,
-            batch.targets,
-            threat,
-            steps=config.validation_steps,
-            step_size=2.5 / config.validation_steps,
-            task=task,
-            mask=batch.mask,
-            ids=batch.ids or None,
-            seed=seed,
-        )
-        work.forwards += result.forwards
-        work.backwards += result.backwards
-        joint += int((~result.success).sum())
+        if threat is not None and right:
+            result = _attacked(split, batch.take(right), threat, options, work)
+            joint += int((~result.success).sum())
     clean, joint, samples = ranks.total(clean, joint, len(mine))
     return Accuracy(clean / samples, None if threat is None else joint / samples, samples)
 
 
-def _right(model: nn.Module, batch: Batch, task: Task, device: torch.device) -> list[int]:
-    """The rows that the model gets right."""
-    with borrowed(model, device=device) as net, torch.no_grad():
-        margin = task.margin(forward(net, batch.inputs, batch.mask).logits, batch.targets)
-    return (margin > 0).nonzero().flatten().tolist()
+def _ranked(
+    split: _Split, task: MultiLabel, threat: ThreatModel | None, options: dict[str, Any], ranks: Ranks, work: Work
+) -> Accuracy:
+    """GAP of the split, clean and attacked."""
+    clean, joint = Ranking(task.classes), Ranking(task.classes)
+    options = options | {"objective": "ranking", "stop": "never", "select": "last"}
+    for batch in split:
+        clean.add(split.logits(batch), batch.targets)
+        work.forwards += len(batch)
+        if threat is not None:
+            found = _attacked(split, batch, threat, options, work)
+            joint.add(split.logits(batch.with_inputs(found.inputs)), batch.targets)
+            work.forwards += len(batch)
+    clean, joint = clean.gathered(), joint.gathered()
+    return Accuracy(clean.gap(), None if threat is None else joint.gap(), len(clean), "gap")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """This rank's batches of a split, and what the model says of them."""
+
+    model: nn.Module
+    dataset: Dataset
+    rows: list[int]
+    config: TrainConfig
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self.config.batch_size
+        return (
+            self.dataset.read(self.rows[first : first + size]).to(self.device)
+            for first in range(0, len(self.rows), size)
+        )
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(N, C), in eval mode."""
+        with borrowed(self.model, device=self.device) as net, torch.no_grad():
+            return forward(net, batch.inputs, batch.mask).logits
+
+
+def _attacked(split: _Split, batch: Batch, threat: ThreatModel, options: dict[str, Any], work: Work) -> AttackResult:
+    """PGD on a batch, with all modalities at once."""
+    result = pgd(split.model, batch.inputs, batch.targets, threat, mask=batch.mask, ids=batch.ids or None, **options)
+    work.forwards += result.forwards
+    work.backwards += result.backwards
+    return result

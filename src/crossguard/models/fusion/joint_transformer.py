@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -21,7 +22,9 @@ class JointTransformer(Fusion):
 
     Encoders give maps (N, C, T): frames as they are (`transformer` with layers: 0) or branches that have looked at
     themselves first. Joined per frame, modalities must have as many frames; a frame is real where any of them is. The
-    head is linear, or a mixture where `experts` > 0. `mixing`, `window` and `pool` as in `FrameTransformer`.
+    head is linear, or a mixture where `experts` > 0. `mixing`, `window` and `pool` as in `FrameTransformer`. `prior`:
+    the probability that a linear head gives every class at first (Lin et al., ICCV 2017), so that training on many rare
+    labels need not begin by learning that they are rare.
     """
 
     maps = True
@@ -38,13 +41,16 @@ class JointTransformer(Fusion):
         pool: Pool = "attention",
         dropout: float = 0.1,
         experts: int = 0,
+        prior: float | None = None,
     ) -> None:
         super().__init__()
         check_sizes("JointTransformer", width=width, heads=heads)
         check_options("JointTransformer", layers, mixing, pool, dropout)
         if experts < 0:
             raise ModelError(f"JointTransformer: experts is {experts}, expected >= 0 (0: a linear head)")
-        self.how, self.width, self.experts = join, width, experts
+        if prior is not None and (experts or not 0 < prior < 1):
+            raise ModelError(f"JointTransformer: prior is {prior}, expected 0 < prior < 1 and no experts ({experts})")
+        self.how, self.width, self.experts, self.prior = join, width, experts, prior
         self.layers = nn.ModuleList([Block(width, heads, mixing, window, dropout) for _ in range(layers)])
         self.pooling = Pooling(width, heads, pool)
         self.token = nn.Parameter(torch.randn(width) * width**-0.5) if pool == "token" else None
@@ -55,6 +61,8 @@ class JointTransformer(Fusion):
         kinds = {name: nn.Parameter(torch.randn(self.width) * self.width**-0.5) for name in last}
         self.kind = nn.ParameterDict(kinds if self.how == "tokens" else {})
         self.head = head(self.width, classes, 0, 0.0, self.experts)
+        if self.prior is not None:
+            nn.init.constant_(self.get_parameter("head.0.bias"), math.log(self.prior / (1 - self.prior)))
 
     def join(self, maps: Mapping[str, Tensor], real: Mapping[str, Tensor | None]) -> tuple[Tensor, Tensor]:
         """The pooled frames (N, width) and their logits."""

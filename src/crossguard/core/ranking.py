@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed
 
-from crossguard.core import InputError
+from crossguard.core.errors import InputError
 
 Array: TypeAlias = NDArray[Any]
 Scores: TypeAlias = Array | Tensor

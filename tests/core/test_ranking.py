@@ -15,8 +15,8 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import crossguard as cg
+from crossguard.core.ranking import Ranking
 from crossguard.evaluation import metrics
-from crossguard.evaluation.ranking import Ranking
 from tests.evaluation.test_metrics import multi
 
 
@@ -115,9 +115,9 @@ SCRIPT = """
 import json, sys
 import torch
 from torch import distributed
-from crossguard.evaluation.ranking import Ranking
+from crossguard.core.ranking import Ranking
 from tests.evaluation.test_metrics import multi
-from tests.evaluation.test_ranking import figures
+from tests.core.test_ranking import figures
 distributed.init_process_group("gloo")
 scores, targets = multi(3, n=41)
 mine = Ranking(7, k=4)
