@@ -93,6 +93,19 @@ def test_a_sample_is_answered_by_itself_alone_and_can_be_attacked(name: str, inp
     assert float(result.margin.mean()) < float(clean.mean())
 
 
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize("modality", ["audio", "rgb"])
+def test_absence_said_by_sample_is_absence_said_by_frame(name: str, modality: str, inputs: dict[str, Tensor]) -> None:
+    model = built(name, inputs)
+    x = inputs[modality]
+    by_frame = torch.ones(5, 1, 4, dtype=torch.bool) if modality == "rgb" else torch.ones(x.shape, dtype=torch.bool)
+    there = torch.tensor([True, False, True, False, True])
+    by_frame = by_frame & there.view(5, *(1,) * (by_frame.dim() - 1))
+    found = model(inputs, {modality: there}).logits
+    torch.testing.assert_close(found, model(inputs, {modality: by_frame}).logits)
+    assert (found - model(inputs).logits).abs().amax(dim=1).gt(1e-6).tolist() == [not t for t in there.tolist()]
+
+
 def test_multi_label(inputs: dict[str, Tensor]) -> None:
     model = built("mid", inputs).float()
     targets = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]]).float()

@@ -77,7 +77,7 @@ class FrameCNN(Encoder):
         if mask is None:
             return None
         timed = mask.dim() > 2 and mask.shape[2] == steps > 1
-        return frame_mask(mask.transpose(1, 2) if timed else mask.flatten(1).any(dim=1), steps)
+        return frame_mask(mask.transpose(1, 2) if timed else mask.reshape(len(mask), -1).any(dim=1), steps)
 
 
 class Look(nn.Module):
