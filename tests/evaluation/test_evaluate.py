@@ -15,6 +15,7 @@ import crossguard as cg
 from crossguard.attacks.stages import EFFORTS
 from crossguard.core.files import read_json
 from crossguard.evaluation import Protocol, Record, evaluate
+from crossguard.evaluation.conditions import settle
 from tests.evaluation.models import Linear, Loader, Masked, linear, margins, samples
 
 QUICK = Protocol("quick", steps=5, scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=4, check_samples=16, clips=2)
@@ -250,6 +251,28 @@ def test_several_labels_are_ranked_under_an_attack_on_the_ranking() -> None:
         assert joint.low <= joint.value <= joint.high
     assert summary["clean"]["map"].value == pytest.approx(1.0)
     assert len(record.by_class("joint")) == 5
+    assert set(record.meta["ranked_by"]) == {"only:a", "only:b", "any_one", "joint"}
+    assert not [key for key in record.samples if key.count("/") > 1 and key.startswith("scores/")]
+
+
+def test_of_the_attacks_on_a_ranking_the_worst_for_the_whole_set_counts() -> None:
+    """By hand: one list of all entries, the best first; a margin lost in one sample may cost less than a score."""
+    truth = np.array([[1, 0], [0, 1]])
+    whole = np.array([[0.9, 0.1], [0.2, 0.8]])  # right, right, wrong, wrong
+    first = np.array([[0.7, 0.75], [0.2, 0.8]])  # right, wrong, right, wrong
+    last = np.array([[0.7, 0.1], [0.85, 0.8]])  # wrong, right, right, wrong
+    arrays = {
+        "targets": truth, "scores/clean": whole, "scores/joint": whole, "scores/joint/cross_entropy": first,
+        "scores/joint/margin": last, "scores/only:a": first, "scores/only:a/cross_entropy": whole,
+        "scores/only:a/margin": whole,
+    }  # fmt: skip
+    found = settle(arrays)
+    assert found == {"joint": "margin", "only:a": "accuracy"}
+    assert arrays["scores/joint"] is last
+    assert arrays["scores/only:a"] is first
+    assert set(arrays) == {"targets", "scores/clean", "scores/joint", "scores/only:a"}
+    assert cg.metrics.gap(last, truth) == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert cg.metrics.gap(first, truth) == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_the_model_comes_back_as_it_was() -> None:

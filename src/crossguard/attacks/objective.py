@@ -107,5 +107,9 @@ OBJECTIVES: dict[str, Objective] = {
     "targeted_margin": targeted_margin,
 }
 
+# Metrics of the ranking (GAP, MAP) are attacked by each of these over the whole set, and the attacker takes the worst:
+# which it is depends on the budget. LSEP, blind to a shift of all logits of a sample, was weaker (docs/attention.md).
+RANKED = ("cross_entropy", "margin")
+
 # Gradients at the logits in closed form: on small models autograd's way through the loss is a fifth of a step.
 SLOPES: dict[Objective, Objective] = {cross_entropy: cross_entropy_slope}

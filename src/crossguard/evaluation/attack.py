@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks import attention_drift, pgd
-from crossguard.attacks.objective import Goal, ranking
+from crossguard.attacks.objective import OBJECTIVES, Goal
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.stages import Stage, Worst, run_stage
 from crossguard.core import Batch, Inputs, Task, forward, take
@@ -202,15 +202,17 @@ def climb(case: Case, tracks: dict[str, Track], scale: float) -> None:
             advance(case, condition, tracks[condition], threat, scale)
 
 
-def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs]) -> tuple[Inputs, Tensor]:
-    """Points for metrics of the ranking, with their (N,) ranking losses: every sample climbs its own to the end, fooled
-    or not, from the worst of the points `known`; joint knows those of single modalities, so it is never weaker."""
-    part, steps = case.batch, case.protocol.longest
+def rank(
+    case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs], objective: str
+) -> tuple[Inputs, Tensor]:
+    """Points for metrics of the ranking, with the (N,) values of `objective`: every sample climbs to the end, fooled or
+    not, from the worst of the points `known`; joint knows those of single modalities, so it is never weaker."""
+    part, steps, climbed = case.batch, case.protocol.longest, OBJECTIVES[objective]
 
     def look(inputs: Inputs) -> Tensor:
         case.work.add(condition, len(part))
         with torch.no_grad():
-            return ranking(forward(case.model, inputs, part.mask).logits, Goal(part.targets, case.task))
+            return climbed(forward(case.model, inputs, part.mask).logits, Goal(part.targets, case.task))
 
     def worse(best: Inputs, loss: Tensor, point: Inputs) -> tuple[Inputs, Tensor]:
         found = look(point)
@@ -227,7 +229,7 @@ def rank(case: Case, condition: str, threat: ThreatModel, known: Sequence[Inputs
                 continue
             fixed = {m: best[m] if m in subset.names and m not in seen else x for m, x in part.inputs.items()}
             options: dict[str, Any] = case.options(part, case.seed) | {"stop": "never", "select": "last"}
-            options |= {"steps": steps, "step_size": REACH / steps, "objective": ranking}
+            options |= {"steps": steps, "step_size": REACH / steps, "objective": objective}
             attacks: list[tuple[Callable[..., AttackResult], dict[str, Any]]] = [(pgd, {})]
             if case.protocol.attention_weight:
                 attacks.append((attention_drift, {"weight": case.protocol.attention_weight}))

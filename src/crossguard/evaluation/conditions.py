@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from crossguard.attacks import noise
+from crossguard.attacks.objective import RANKED
 from crossguard.core import Inputs, MultiLabel, forward
+from crossguard.core.ranking import Ranking
 from crossguard.diagnostics import contribution, without
 from crossguard.evaluation.attack import Case, Track, climb, rank
 from crossguard.evaluation.attention import attend
@@ -157,8 +159,8 @@ def _record(
 ) -> None:
     """What the model says at scale 1."""
     batch = case.batch
-    worst: dict[str, Tensor] = {}
-    ranked: list[Inputs] = []
+    worst: dict[str, list[Tensor]] = {name: [] for name in RANKED}
+    ranked: dict[str, list[Inputs]] = {name: [] for name in RANKED}
     for condition, threat in case.threats().items():
         inputs = {**batch.inputs, **{m: x.clone() for m, x in tracks[condition].point.items()}}
         logits = _observe(case, arrays, condition, inputs, batch.mask)
@@ -168,28 +170,49 @@ def _record(
         known = {m: absent[m] for m in threat.names if condition != "joint"}
         _contribute(case, arrays, condition, inputs, logits, known)
         if isinstance(case.task, MultiLabel):
-            # Joint comes last and knows what single modalities came to.
-            point, worst[condition] = rank(case, condition, threat, [inputs, *(ranked if condition == "joint" else [])])
-            ranked.append(point)
-            with torch.no_grad():
-                arrays[f"scores/{condition}"] = _float(forward(case.model, point, batch.mask).logits)
-        attend(case, arrays, condition, ranked[-1] if ranked else inputs, shown)
+            for name, points in ranked.items():
+                # Joint comes last and knows what single modalities came to.
+                point, loss = rank(case, condition, threat, [inputs, *(points if condition == "joint" else [])], name)
+                points.append(point)
+                worst[name].append(loss)
+                with torch.no_grad():
+                    arrays[f"scores/{condition}/{name}"] = _float(forward(case.model, point, batch.mask).logits)
+        attend(case, arrays, condition, ranked[RANKED[0]][-1] if ranked[RANKED[0]] else inputs, shown)
         _show(arrays, condition, {m: inputs[m] for m in threat.names}, shown)
     attend(case, arrays, "clean", batch.inputs, shown)
     _show(arrays, "clean", batch.inputs, shown)
     _show(arrays, "mask", batch.mask, shown)
     singles = [c for c in tracks if c != "joint"]
-    _any_one(arrays, list(batch.inputs), singles, [worst[c] for c in singles if c in worst])
+    _any_one(arrays, list(batch.inputs), singles, {name: losses[: len(singles)] for name, losses in worst.items()})
 
 
-def _any_one(arrays: Arrays, modalities: Sequence[str], singles: Sequence[str], losses: Sequence[Tensor]) -> None:
-    """By sample, the single-modality attack that leaves the lowest margin (for scores: the highest ranking loss)."""
+def _any_one(
+    arrays: Arrays, modalities: Sequence[str], singles: Sequence[str], losses: Mapping[str, Sequence[Tensor]]
+) -> None:
+    """By sample, the single-modality attack that leaves the lowest margin; of points that climbed one of `losses`, the
+    one that came highest."""
     sources = list(singles) or ["clean"]
     pick = np.argmin([arrays[f"margin/{c}"] for c in sources], axis=0)
+    picks = {tail: pick for _, tail in _kinds(arrays, sources[0], modalities)}
+    for name, climbed in losses.items():
+        if climbed:
+            picks[f"/{name}"] = torch.stack(list(climbed)).argmax(dim=0).cpu().numpy()
     row = np.arange(len(pick))
-    for what, tail in _kinds(arrays, sources[0], modalities):
-        chosen = torch.stack(list(losses)).argmax(dim=0).cpu().numpy() if what == "scores" and losses else pick
-        arrays[f"{what}/any_one{tail}"] = np.stack([arrays[f"{what}/{c}{tail}"] for c in sources])[chosen, row]
+    for what, tail in [*_kinds(arrays, sources[0], modalities), *(("scores", f"/{n}") for n in losses if losses[n])]:
+        arrays[f"{what}/any_one{tail}"] = np.stack([arrays[f"{what}/{c}{tail}"] for c in sources])[picks[tail], row]
+
+
+def settle(arrays: Arrays) -> dict[str, str]:
+    """Keep, a condition at a time, those scores of the whole set that leave the lowest GAP (in place): of the points
+    that were to fool each sample ("accuracy"), and of those that climbed each of `RANKED`. Returns whose they are."""
+    found: dict[str, str] = {}
+    for key in [k for k in arrays if k.startswith("scores/") and k.endswith(f"/{RANKED[0]}")]:
+        kept = key.removesuffix(f"/{RANKED[0]}")
+        rivals = {"accuracy": arrays[kept], **{name: arrays.pop(f"{kept}/{name}") for name in RANKED}}
+        gaps = {name: Ranking.of(scores, arrays["targets"]).gap() for name, scores in rivals.items()}
+        found[kept.removeprefix("scores/")] = best = min(gaps, key=lambda name: gaps[name])
+        arrays[kept] = rivals[best]
+    return found
 
 
 def _kinds(arrays: Arrays, condition: str, modalities: Sequence[str]) -> list[tuple[str, str]]:

@@ -101,6 +101,7 @@ def evaluate(
         again = run.check(base, broken)
         latency = _latency(net, opening.case)
         arrays = join(base)
+        ranked_by = conditions.settle(arrays)
         arrays |= {f"broken_at/{c}": np.concatenate([b[c] for b in broken]) for c in opening.case.threats()}
         evidence = Evidence(
             probes=opening.probes,
@@ -140,7 +141,7 @@ def evaluate(
             "flags": [flag.to_dict() for flag in flags],
             "checks": checks,
             "clips": listed,
-        }
+        } | ({"ranked_by": ranked_by} if ranked_by else {})
         record = Record(meta, samples, clips)
         if folder is not None:
             record.save(folder)
