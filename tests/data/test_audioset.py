@@ -15,6 +15,8 @@ from crossguard.core import DataError
 from crossguard.data.audioset import audioset
 from crossguard.data.audioset_files import Segment, read_segments, read_vocabulary
 from crossguard.data.kinetics_sounds import kinetics_sounds
+from crossguard.recipe import load, load_splits, train_run
+from crossguard.recipe.run import task_of
 from tests.data.conftest import grey_ramp
 from tests.data.media import tone, write_mp4, write_sound
 
@@ -27,6 +29,7 @@ ONTOLOGY = [
     {"id": "/m/s", "name": "Speech", "child_ids": []},
     {"id": "/m/n", "name": "Noise, loud", "child_ids": []},
 ]
+ROOT = Path(__file__).parents[2] / "recipes"
 SMALL = {"rate": 8000, "seconds": 0.2, "frames": 2, "size": 8}
 
 
@@ -195,6 +198,25 @@ def test_kinetics_sounds(kinetics: Path) -> None:
     (kinetics / "classes.txt").write_text("one")
     with pytest.raises(DataError, match="1 different names, expected 31"):
         kinetics_sounds(kinetics)
+
+
+@pytest.mark.parametrize("stem", ["mid-standard", "mid-adversarial"])
+@pytest.mark.parametrize("name", ["audioset", "kinetics_sounds"])
+def test_the_recipes_train_on_what_is_there(name: str, stem: str, folder: Path, kinetics: Path, tmp_path: Path) -> None:
+    place = {"audioset": folder, "kinetics_sounds": kinetics}[name]
+    small = (
+        *(f"data.path={place}", "data.seconds=0.2", "data.frames=2", "data.size=16", "data.validation=0.2"),
+        *("model.encoders.audio.width=2", "model.encoders.audio.settings={mels: 16, n_fft: 1024}"),
+        *("model.encoders.rgb.width=4", "model.fusion={name: mid, width: 16}", "train.epochs=2", "train.batch_size=5"),
+    )
+    recipe = load(ROOT / name / f"{stem}.yaml", small)
+    splits = load_splits(recipe)
+    task = task_of(splits)
+    assert type(task).__name__ == ("MultiLabel" if name == "audioset" else "SingleLabel")
+    trained = train_run(recipe, tmp_path / "run", splits=splits)
+    assert len(trained.history) == 2
+    assert trained.price.backwards > 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 def test_the_official_lists(shared_data: Path) -> None:
