@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from crossguard.core import ModelError
-from crossguard.models.logmel import PRESETS, LogMel, log_mel, mel_bank
+from crossguard.models.logmel import PRESETS, LogMel, PowerSpectrum, log_mel, mel_bank
 
 REFERENCE = Path(__file__).parent / "reference" / "logmel.npz"
 PLAIN = {"mean": 0.0, "std": 1.0, "scale": "db", "floor": 1e-10, "offset": 0.0}
@@ -79,6 +80,18 @@ def test_gradients_are_finite_and_right(preset: str) -> None:
     assert float(moved) == pytest.approx(float((gradient * step).sum()), rel=1e-5)
     silent = torch.zeros(1, 300, dtype=torch.float64, requires_grad=True)
     assert bool(torch.autograd.grad(layer(silent).sum(), silent)[0].isfinite().all())
+
+
+@pytest.mark.parametrize(("n", "width"), [(16, 16), (16, 10), (15, 9), (2, 2), (1, 1)])
+def test_the_power_spectrum_has_its_first_and_second_derivative(n: int, width: int) -> None:
+    x = torch.randn(3, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def power(x: Tensor) -> Tensor:
+        return PowerSpectrum.apply(x, n)  # pyright: ignore
+
+    torch.testing.assert_close(power(x), torch.fft.rfft(x, n=n).abs().square())
+    assert torch.autograd.gradcheck(power, x)
+    assert torch.autograd.gradgradcheck(power, x)
 
 
 def test_padding_with_silence_adds_frames_and_changes_none() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -127,11 +127,38 @@ class LogMel(nn.Module):
 
     def _power(self, pieces: Tensor) -> Tensor:
         # Where the window lies in the transform turns phases alone; torch.stft puts it in the middle.
-        spectrum = torch.fft.rfft(pieces, n=self.n_fft)
-        real, imaginary = spectrum.real, spectrum.imag
-        power = torch.addcmul(real * real, imaginary, imaginary)
+        power: Tensor = PowerSpectrum.apply(pieces, self.n_fft)  # pyright: ignore[reportAssignmentType]
         # The derivative of a root at 0 is infinite; so small a number is lost in any floor.
         return power if self.power == 2 else power.clamp_min(1e-20) ** (self.power / 2)
+
+
+class PowerSpectrum(torch.autograd.Function):
+    """|rfft(x, n)|^2 of (R, W): (R, n / 2 + 1).
+
+    Its gradient is one real inverse transform; autograd's own takes a complex one of twice the length, and two passes
+    for the real and the imaginary part.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, n: int) -> Tensor:
+        spectrum = torch.fft.rfft(x, n=n)
+        ctx.n = n
+        ctx.save_for_backward(x, spectrum)
+        real, imaginary = spectrum.real, spectrum.imag
+        return torch.addcmul(real * real, imaginary, imaginary)
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None]:
+        x, spectrum = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: it goes through the spectrum too
+            spectrum = torch.fft.rfft(x, n=ctx.n)
+        # d|X_k|^2 / dx is 2 Re(X_k e^(2 pi i k t / n)); the inverse transform counts all but the ends twice.
+        weight = above[0].new_ones(above[0].shape[1])
+        weight[0] = 2
+        if ctx.n % 2 == 0:
+            weight[-1] = 2
+        gradient = torch.fft.irfft(spectrum * (above[0] * weight), n=ctx.n, norm="forward")
+        return gradient[:, : x.shape[1]], None
 
 
 def log_mel(preset: Preset, settings: Settings) -> LogMel:
