@@ -224,6 +224,44 @@ def test_a_unimodal_model_stands_in_the_same_table() -> None:
     assert record.flags == []
 
 
+def outlined() -> tuple[cg.FusionModel, cg.Batch]:
+    """Clips whose outline and whose series each tell which of two classes they are of, and a committee of both."""
+    torch.manual_seed(0)
+    targets = torch.arange(24) % 2
+    depth, series = torch.rand(24, 1, 4, 8, 8) + 1, torch.randn(24, 9, 2) + 2 * targets[:, None, None]
+    mask = torch.zeros(24, 1, 4, 8, 8, dtype=torch.bool)
+    mask[targets == 0, :, :2, :, :4] = mask[targets == 0, :, 2:, :, 4:] = True  # one goes right, the other left
+    mask[targets == 1, :, :2, :, 4:] = mask[targets == 1, :, 2:, :, :4] = True
+    batch = cg.Batch({"depth": depth, "series": series}, targets, {"depth": mask}, tuple(map(str, range(24))))
+    encoders = {
+        "depth": cg.models.OutlineNet(size=8, segments=2, width=8, shift=0),
+        "series": cg.models.SeriesNet(features=2, width=4),
+    }
+    model = cg.FusionModel(encoders, cg.fusion.Concat(), 2, inference="committee", trust={"fused": 0.0, "series": 0.5})
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(40):
+        output = model(batch.inputs, batch.mask, need=("auxiliary",))
+        assert output.auxiliary is not None
+        loss = sum(nn.functional.cross_entropy(x, targets) for x in output.auxiliary.values())
+        assert isinstance(loss, torch.Tensor)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), batch
+
+
+def test_no_attack_moves_what_is_seen_of_a_mask_and_no_flag_says_that_it_is_blind() -> None:
+    model, batch = outlined()
+    threat = cg.ThreatModel(depth=cg.Linf(1.0), series=cg.Linf(2.0))
+    record = evaluate(model, [batch], threat, protocol=replace(QUICK, max_scale=1024.0))
+    assert record.right("clean").all()
+    assert np.array_equal(record.samples["margin/only:depth"], record.samples["margin/clean"])
+    assert np.array_equal(record.right("joint"), record.right("only:series"))
+    assert record.right("joint").all()  # the trust in the series is less than that in the outline
+    assert not np.array_equal(record.samples["margin/missing:depth"], record.samples["margin/clean"])
+    assert record.flags == []
+
+
 class Tagger(nn.Module):
     """Five labels, linear in two modalities."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from crossguard.core import ModelError
-from crossguard.models import ENCODERS, HCN, AudioCNN, Encoder, FrameCNN, SeriesNet, VideoResNet
+from crossguard.models import ENCODERS, HCN, AudioCNN, Encoder, FrameCNN, OutlineNet, SeriesNet, VideoResNet
 
 FRAMES = {"features": 5, "width": 8, "heads": 2, "layers": 2, "dropout": 0.0}
 CASES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
@@ -15,13 +15,16 @@ CASES: dict[str, tuple[dict[str, object], tuple[int, ...]]] = {
     "hcn": ({"width": 8, "frames": 8}, (2, 8, 25, 3)),
     "series": ({"features": 6, "width": 4}, (13, 6)),
     "frames": ({"width": 2}, (3, 8, 16, 16)),
+    "outline": ({"size": 16, "segments": 3, "width": 8}, (3, 8, 16, 16)),
     "audio": ({"front": "digits", "width": 2}, (1500,)),
     "transformer": (FRAMES, (9, 5)),
     "transformer gated": ({**FRAMES, "mixing": "gate", "window": 2, "pool": "mean"}, (9, 5)),
     "transformer token": ({**FRAMES, "pool": "token"}, (9, 5)),
     "transformer control": ({**FRAMES, "mixing": "mean", "pool": "mean"}, (9, 5)),
 }
-AXIS = {"video": 2, "hcn": 2, "series": 1, "frames": 2, "audio": 1, "transformer": 1}  # of time
+AXIS = {"video": 2, "hcn": 2, "series": 1, "frames": 2, "outline": 2, "audio": 1, "transformer": 1}  # of time
+VIDEO = ("video", "frames", "outline")
+OF_VALUES = [name for name in CASES if not ENCODERS[name.split()[0]].fixed]
 
 
 def built(name: str, dtype: torch.dtype = torch.float64) -> tuple[Encoder, Tensor]:
@@ -56,7 +59,7 @@ def test_stages_have_the_announced_channels_and_compose(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OF_VALUES)
 def test_every_sample_has_a_gradient_of_its_own(name: str, dtype: torch.dtype) -> None:
     encoder, x = built(name, dtype)
     x.requires_grad_()
@@ -75,7 +78,7 @@ def test_a_sample_is_answered_by_itself_alone(name: str) -> None:
     torch.testing.assert_close(encoder(x[order]), encoder(x)[order], rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", OF_VALUES)
 @pytest.mark.parametrize("over", ["time", "place", "every number"])
 def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
     encoder, x = built(name)
@@ -88,7 +91,7 @@ def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
     elif over == "every number":
         mask = torch.rand(x.shape) < 0.7
     else:
-        shape = (4, 1, *x.shape[2:]) if name in ("video", "frames") else x.shape[: axis + 1]
+        shape = (4, 1, *x.shape[2:]) if name in VIDEO else x.shape[: axis + 1]
         mask = torch.rand(shape) < 0.7
     hidden = ~mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim())).expand_as(x)
     other = torch.where(hidden, torch.full_like(x, 7.0), x)
@@ -104,9 +107,7 @@ def test_what_is_masked_out_changes_nothing(name: str, over: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_mask_of_all_that_is_real_is_no_mask(name: str) -> None:
     encoder, x = built(name)
-    mask = torch.ones(
-        (4, 1, 8) if name in ("video", "frames") else x.shape[: AXIS[name.split()[0]] + 1], dtype=torch.bool
-    )
+    mask = torch.ones((4, 1, 8) if name in VIDEO else x.shape[: AXIS[name.split()[0]] + 1], dtype=torch.bool)
     torch.testing.assert_close(encoder.pool(encoder(x, mask), mask), encoder.pool(encoder(x), None))
 
 
@@ -150,6 +151,31 @@ def test_video_is_moved_in_training_alone() -> None:
     assert {tuple(at) for at in moved[:, 0, 0].nonzero()[:, 1:].tolist()} == {
         (i, j) for i in (1, 2, 3) for j in (1, 2, 3)
     }
+
+
+def test_an_outline_is_its_difference_from_its_mean_and_its_changes_in_each_part() -> None:
+    net = OutlineNet(size=(1, 4), segments=2, cell=1, width=2, shift=0)
+    rows = [[1, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]  # no body in the last frame
+    mask = torch.tensor(rows).bool().view(1, 1, 4, 1, 4)
+    parts = net.prepare(torch.rand(1, 1, 4, 1, 4), mask)[0, :, :, 0]
+    third = 1 / 3
+    differs = [[third / 2, 0, -third / 2, 0], [-third / 2, 0, third / 2, 0]]
+    torch.testing.assert_close(parts[0], torch.tensor(differs))
+    assert parts[1].tolist() == [[0.5, 0, 0.5, 0], [0, 0, 0, 0]]
+    coarse = OutlineNet(size=(2, 4), segments=2, cell=2, width=2, shift=0)
+    twice = mask.expand(1, 1, 4, 2, 4)
+    assert coarse.prepare(torch.rand(1, 1, 4, 2, 4), twice)[0, 1, 0, 0].tolist() == [0.25, 0.25]
+
+
+def test_nothing_but_the_mask_moves_an_outline() -> None:
+    encoder, x = built("outline")
+    mask = torch.rand(4, 1, 8, 16, 16) < 0.7
+    seen = encoder(x, mask)
+    assert torch.equal(seen, encoder(torch.rand_like(x), mask))
+    assert not torch.allclose(seen, encoder(x, torch.rand(4, 1, 8, 16, 16) < 0.7))
+    with pytest.raises(RuntimeError, match="not have been used"):
+        torch.autograd.grad(encoder(x.requires_grad_(), mask).sum(), x)
+    assert not VideoResNet(outline=True).fixed
 
 
 def test_hcn_has_the_published_size() -> None:
@@ -272,6 +298,8 @@ def test_wrong_shapes_are_refused(make: object, shape: tuple[int, ...], said: st
         lambda: VideoResNet(mean=(0.1, 0.2)),
         lambda: VideoResNet(blocks=(1, 0, 1, 1)),
         lambda: VideoResNet(shift=-1),
+        lambda: OutlineNet(shift=-1),
+        lambda: OutlineNet(size=(16, 1)),
     ],
 )
 def test_impossible_arguments_are_refused(make: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -125,7 +126,7 @@ def test_what_is_missing_is_said_and_its_seed_left_out(tmp_path: Path) -> None:
     (gone,) = (r for r in plan.runs if r.recipe.name == "amr-adversarial" and r.recipe.seed == 1)
     shutil.rmtree(gone.folder)
     found = results(plan)
-    assert found.notes == ("not finished: amr-adversarial, seed 1",)
+    assert found.notes == ("not finished, 1 of 9 runs: amr-adversarial (seed 1)",)
     row = next(row for row in found.rows if row.name == "amr-adversarial")
     assert row.seeds == (0, 2)
     assert found.against("concat-standard")["amr-adversarial"]["joint"].seeds == (0, 2)
@@ -138,7 +139,19 @@ def test_a_record_of_another_recipe_is_not_of_this_study(tmp_path: Path) -> None
     meta["recipe"]["digest"] = "0" * 12
     path.write_text(json.dumps(meta))
     assert not plan.runs[0].finished
-    assert results(plan).notes == (f"not finished: {plan.runs[0].label}",)
+    name, seed = plan.runs[0].recipe.name, plan.runs[0].recipe.seed
+    assert results(plan).notes == (f"not finished, 1 of 9 runs: {name} (seed {seed})",)
+
+
+def test_what_is_missing_of_many_runs_is_said_in_one_line(tmp_path: Path) -> None:
+    plan = planted(tmp_path, FOLDS)
+    for run in plan.runs:
+        if run.recipe.name == "concat-standard" or (run.recipe.name == "amr-adversarial" and run.fold == "2"):
+            shutil.rmtree(run.folder)
+    with pytest.raises(cg.RunError, match="no recipe has a finished seed"):
+        results(dataclasses.replace(plan, runs=tuple(r for r in plan.runs if r.recipe.name == "concat-standard")))
+    (note,) = (note for note in results(plan).notes if note.startswith("not finished"))
+    assert note == "not finished, 6 of 12 runs: amr-adversarial (seeds 0, 1, 2 folds), concat-standard"
 
 
 def test_without_any_record_there_is_nothing_to_tabulate(tmp_path: Path) -> None:

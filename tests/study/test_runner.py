@@ -50,7 +50,7 @@ def test_a_study_from_end_to_end(study: Study) -> None:
     assert done == ["narrow, seed 0", "narrow, seed 1", "wide, seed 0", "wide, seed 1"]
     found = results(study)
     assert [row.name for row in found.rows] == ["narrow", "wide"]
-    assert found.notes == ("not finished: broken, seed 0", "not finished: broken, seed 1")
+    assert found.notes == ("not finished, 2 of 6 runs: broken",)
     by_hand = [cg.Record.load(r.folder).right("joint").mean() for r in study.runs if r.recipe.name == "wide"]
     assert found.rows[1].conditions["joint"]["accuracy"].value == pytest.approx(sum(by_hand) / 2)
 

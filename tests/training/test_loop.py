@@ -486,6 +486,23 @@ def test_a_unimodal_model_is_attacked_on_what_it_reads() -> None:
     assert result.accuracy.joint is not None
 
 
+class Outlined(TwoBranch):
+    """Of b it sees that it is there, and no value."""
+
+    def encode(self, name: str, x: Tensor, mask: Tensor | None = None) -> Feature:
+        return super().encode(name, x if name == "a" else torch.ones_like(x), mask)
+
+
+def test_what_a_model_sees_of_a_mask_alone_is_not_attacked() -> None:
+    objective = Adversarial(steps=2, attacked="joint")
+    with pytest.raises(ModelError, match="no gradient for 'b'"):
+        run(Outlined(), objective, replace_config(epochs=1))
+    model = Outlined()
+    model.movable = ("a",)
+    result = run(model, objective, replace_config(epochs=1))
+    assert result.accuracy.joint is not None
+
+
 def test_frozen_parts_stay_frozen() -> None:
     model = TwoBranch()
     frozen = model.branches["a"].requires_grad_(False).eval()

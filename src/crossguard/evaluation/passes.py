@@ -79,7 +79,8 @@ class Run:
         """Whether the joint attack may touch everything that the model looks at, so that it must win in the end."""
         threat = self.case.threat
         looked = set(threat.names) - self.case.ignored
-        outside = [m for m in self.stream.modalities or {} if m not in threat.names]
+        # Of a modality whose values it ignores a model may still look at the mask, which no attack moves.
+        outside = [m for m in self.stream.modalities or {} if m not in threat.names or m in self.case.ignored]
         unused = all(np.array_equal(arrays[f"margin/missing:{m}"], arrays["margin/clean"]) for m in outside)
         return unused and bool(looked) and (threat.at_most is None or threat.at_most >= len(looked))
 

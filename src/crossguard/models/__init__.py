@@ -7,6 +7,7 @@ from crossguard.models.encoder import Encoder
 from crossguard.models.frames import FrameCNN
 from crossguard.models.fusion_model import FusionModel
 from crossguard.models.logmel import LogMel
+from crossguard.models.outline import OutlineNet
 from crossguard.models.series import SeriesNet
 from crossguard.models.skeleton import HCN
 from crossguard.models.transformer import FrameTransformer
@@ -19,6 +20,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "series": SeriesNet,
     "audio": AudioCNN,
     "transformer": FrameTransformer,
+    "outline": OutlineNet,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "FrameTransformer",
     "FusionModel",
     "LogMel",
+    "OutlineNet",
     "SeriesNet",
     "VideoResNet",
     "adapt",

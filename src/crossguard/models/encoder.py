@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,11 +13,12 @@ class Encoder(nn.Module):
     """A branch: `prepare`, then the submodules named in `stages`, in order; `dims` has the channels after each.
 
     A stage maps (N, C, …) to (N, C', …). `mask` is the modality's input mask and reaches every step, so that what
-    is not real contributes nothing at any depth.
+    is not real contributes nothing at any depth. One that looks at the mask alone is `fixed`: no attack moves it.
     """
 
     stages: tuple[str, ...]
     dims: dict[str, int]
+    fixed: bool = False
 
     def prepare(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Physical units to the first stage's input, differentiable; what is masked out is given a neutral value."""
@@ -111,3 +113,11 @@ def frame_mask(mask: Tensor | None, frames: int) -> Tensor | None:
             f"class token has its place where frames are pooled last: take pool: attention or mean before that)"
         )
     return F.adaptive_max_pool1d(real.float(), frames) > 0
+
+
+def moved(x: Tensor, most: int) -> Tensor:
+    """Each clip (N, C, T, H, W) moved by its own whole number of pixels, at most `most` each way; 0 comes in."""
+    height, width = x.shape[-2:]
+    room = F.pad(x, (most, most, most, most))
+    places = torch.randint(2 * most + 1, (x.shape[0], 2)).tolist()
+    return torch.stack([c[..., i : i + height, j : j + width] for c, (i, j) in zip(room, places, strict=True)])

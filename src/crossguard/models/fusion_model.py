@@ -37,6 +37,7 @@ class FusionModel(nn.Module):
     each head, and some trusted less than others (see `committee`). Training descends the heads' own losses as before,
     on inputs attacked by way of the answer. One encoder makes a unimodal model. In eval mode each sample is answered by
     itself alone. An absent modality (its mask all False) contributes nothing; inputs that have no encoder are ignored.
+    `movable` are the modalities of which more than the mask is looked at: what is left for an attacker to move.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class FusionModel(nn.Module):
         self.trust = trusted(trust or {}, tuple(branches), doubt)
         self.classes = classes
         self.modalities = tuple(branches)
+        self.movable = tuple(name for name, encoder in branches.items() if not encoder.fixed)
         self.encoders = nn.ModuleDict(branches)
         self.places = fusion.places({name: e.stages for name, e in branches.items()})
         self.exchanged = [{n: branches[n].dims[s] for n, s in place.items()} for place in self.places]

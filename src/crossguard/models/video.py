@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
-from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, moved, scales
 
 
 class VideoResNet(Encoder):
@@ -74,7 +74,7 @@ class VideoResNet(Encoder):
         if self.outline:
             shown = torch.ones_like(x[:, :1]) if real is None else real[:, :1].to(x.dtype).expand_as(x[:, :1])
             x = torch.cat([x, shown], dim=1)
-        return _moved(x, self.shift) if self.training and self.shift else x
+        return moved(x, self.shift) if self.training and self.shift else x
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The mean over places and real frames."""
@@ -109,14 +109,6 @@ def _own_mean(x: Tensor, real: Tensor | None) -> Tensor:
         return x.mean(dim=(2, 3, 4), keepdim=True)
     total = x.where(real, torch.zeros_like(x)).sum(dim=(2, 3, 4), keepdim=True)
     return total / real.expand_as(x).sum(dim=(2, 3, 4), keepdim=True).clamp_min(1)
-
-
-def _moved(x: Tensor, most: int) -> Tensor:
-    """Each clip (N, C, T, H, W) moved by its own whole number of pixels, at most `most` each way; 0 comes in."""
-    height, width = x.shape[-2:]
-    room = nn.functional.pad(x, (most, most, most, most))
-    places = torch.randint(2 * most + 1, (x.shape[0], 2)).tolist()
-    return torch.stack([c[..., i : i + height, j : j + width] for c, (i, j) in zip(room, places, strict=True)])
 
 
 def _per_channel(values: list[float]) -> Tensor:

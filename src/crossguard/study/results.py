@@ -11,7 +11,7 @@ from crossguard.core.errors import InputError, RunError
 from crossguard.evaluation import Estimate, Record
 from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
 from crossguard.report.models import Model, reference_of
-from crossguard.study.plan import Study
+from crossguard.study.plan import Run, Study
 from crossguard.study.records import Repeated, pooled, repeated
 
 PRICES = ("cpu_seconds", "seconds", "forwards", "backwards", "peak_memory_mb")
@@ -110,18 +110,32 @@ def results(study: Study) -> Results:
 def _gather(study: Study) -> tuple[dict[str, Repeated], list[str]]:
     """The Records by recipe, and what is missing."""
     found: dict[str, Repeated] = {}
-    notes: list[str] = []
+    missing: list[Run] = []
     for name in study.names:
         by_seed: dict[int, Record] = {}
         for seed in study.seeds:
             runs = [r for r in study.runs if r.recipe.name == name and r.recipe.seed == seed]
-            missing = [run for run in runs if not run.finished]
-            notes += [f"not finished: {run.label}" for run in missing]
-            if not missing:
+            lacking = [run for run in runs if not run.finished]
+            missing += lacking
+            if runs and not lacking:
                 by_seed[seed] = pooled([Record.load(run.folder) for run in runs])
         if by_seed:
             found[name] = repeated(by_seed)
-    return found, notes
+    return found, _unfinished(study, missing)
+
+
+def _unfinished(study: Study, missing: Sequence[Run]) -> list[str]:
+    """One note of all runs that are not finished: recipes of which no run is by name alone, of others the seeds."""
+    if not missing:
+        return []
+    said: list[str] = []
+    for name in dict.fromkeys(run.recipe.name for run in missing):
+        mine = [run for run in missing if run.recipe.name == name]
+        seeds = dict.fromkeys(str(run.recipe.seed) for run in mine)
+        some = len(mine) < sum(run.recipe.name == name for run in study.runs)
+        folds = f", {len(mine)} folds" if any(run.fold for run in mine) else ""
+        said.append(f"{name} (seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}{folds})" if some else name)
+    return [f"not finished, {len(missing)} of {len(study.runs)} runs: {', '.join(said)}"]
 
 
 def _row(record: Repeated, reference: Repeated | None) -> Row:

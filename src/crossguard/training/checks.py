@@ -17,10 +17,12 @@ from crossguard.threat import ThreatModel
 
 
 def readable(model: nn.Module, threat: ThreatModel | None) -> ThreatModel | None:
-    """The budgets of what the model reads (a unimodal model has no use for the others); None where none is left."""
+    """The budgets of what the model reads (a unimodal model has no use for the others, nor one that looks at a mask
+    alone for those of its values); None where none is left."""
     if threat is None:
         return None
-    branches: tuple[str, ...] = getattr(model, "modalities", ()) or threat.names
+    known: tuple[str, ...] = getattr(model, "modalities", ()) or threat.names
+    branches: tuple[str, ...] = getattr(model, "movable", known)
     kept = {name: budget for name, budget in threat.budgets.items() if name in branches}
     return ThreatModel(kept, at_most=threat.at_most) if kept else None
 
