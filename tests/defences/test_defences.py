@@ -117,6 +117,25 @@ def test_work_is_counted_exactly(objective: Objective, forwards: int, backwards:
     assert (context.work.forwards, context.work.backwards) == (8 * forwards, 8 * backwards)
 
 
+@pytest.mark.parametrize("name", ["adversarial", "fast", "trades", "attention_regularization", "mixup_adversarial"])
+def test_a_clean_start_attacks_nothing_before_its_end(name: str) -> None:
+    begun: dict[float, list[int]] = {}
+    for share in (0.0, 0.3):
+        objective = OBJECTIVES[name](clean_start=share, **({"beta": 0.0} if name == "attention_regularization" else {}))
+        begun[share] = []
+        for step in range(2, 5):  # of 10
+            context = context_of(step=step)
+            torch.manual_seed(0)
+            losses = objective.step(TwoBranch(), batch_of(8), context)
+            begun[share].append(context.work.backwards)
+            if share and step < 3:
+                clean = OBJECTIVES["mixup" if "mixup" in name else "standard"]()
+                torch.manual_seed(0)
+                torch.testing.assert_close(losses.total, clean.step(TwoBranch(), batch_of(8), context).total)
+    assert begun[0.3] == [8, *begun[0.0][1:]]
+    assert begun[0.0][0] > 8
+
+
 @pytest.mark.parametrize("inner", ["fused", "total"])
 @pytest.mark.parametrize(("attacked", "touched"), [("joint", {"a", "b"}), ("a", {"a"}), ("b", {"b"})])
 def test_attacks_what_it_says_within_the_budget(attacked: str, touched: set[str], inner: str) -> None:
@@ -215,6 +234,7 @@ def test_mixed_precision_holds_where_it_may() -> None:
         {"step_size": float("nan")},
         {"inner": "both"},
         {"clean_weight": 1.5},
+        {"clean_start": 1.0},
         {"auxiliary_weight": -1.0},
         {"auxiliary_weight": {"a": float("nan")}},
     ],

@@ -27,7 +27,9 @@ class Adversarial(Supervised):
     the auxiliary ones ("total"), in eval mode, and its last point is trained on. `attacked`: "joint" (all modalities at
     once), "random" (each batch a random non-empty set of modalities that the threat model allows), "single" (each batch
     a random one), or one modality's name.
-    `clean_weight` c in [0, 1] mixes (1 - c) L(attacked) + c L(clean) (Goodfellow et al., ICLR 2015).
+    `clean_weight` c in [0, 1] mixes (1 - c) L(attacked) + c L(clean) (Goodfellow et al., ICLR 2015). `clean_start`: the
+    share of all steps, the first ones, that train on clean samples alone: a model that cannot tell its classes yet has
+    nothing to lose to an attack (our choice; 0 is none).
     """
 
     attack: str = "pgd"
@@ -36,6 +38,7 @@ class Adversarial(Supervised):
     attacked: str = "random"
     inner: Literal["fused", "total"] = "fused"
     clean_weight: float = 0.0
+    clean_start: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +53,8 @@ class Adversarial(Supervised):
             raise RecipeError(
                 f"found inner {self.inner!r}, clean_weight {self.clean_weight}; expected 'fused' or 'total', and [0, 1]"
             )
+        if not 0 <= self.clean_start < 1:
+            raise RecipeError(f"found clean_start {self.clean_start}, expected a share of the steps in [0, 1)")
 
     def check(self, model: nn.Module, context: Context) -> None:
         """Raise ThreatError where there is nothing to attack, or not what `attacked` says; see also `check_heads`."""
@@ -71,12 +76,18 @@ class Adversarial(Supervised):
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds "clean" where `clean_weight` > 0."""
         batch = self.dropped(model, batch, context)
+        if self.begins(context):
+            return self.supervise(model, batch, context)
         attacked = self.supervise(model, self.perturb(model, batch, context), context, self.chosen(context).names)
         if not self.clean_weight:
             return attacked
         clean = self.supervise(model, batch, context)
         total = (1 - self.clean_weight) * attacked.total + self.clean_weight * clean.total
         return replace(attacked, total=total, parts={**attacked.parts, "clean": clean.total.detach()})
+
+    def begins(self, context: Context) -> bool:
+        """Whether this step still trains on clean samples alone."""
+        return context.step < self.clean_start * context.steps
 
     def chosen(self, context: Context) -> ThreatModel:
         """The budgets that this step's attack may use."""

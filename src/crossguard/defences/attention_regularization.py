@@ -51,6 +51,8 @@ class AttentionRegularization(Adversarial):
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`."""
         batch = self.dropped(model, batch, context)
+        if self.begins(context):
+            return self.supervise(model, batch, context)
         attacked = self.perturb(model, batch, context)
         watch = Watch(self.measure, self.checkpoint)
         watches = bool(self.beta or self.gamma)

@@ -50,6 +50,8 @@ class Fast(Adversarial):
 
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds what a probe found."""
+        if self.begins(context):
+            return super().step(model, batch, context)
         found: dict[str, torch.Tensor] = {}
         if (context.step + 1) % self.probe_every == 0:
             found = self.probe(model, batch, context)

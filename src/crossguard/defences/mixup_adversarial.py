@@ -26,6 +26,8 @@ class MixupAdversarial(Mixup, Adversarial):
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds "clean" where `clean_weight` > 0."""
         batch = self.dropped(model, batch, context)
+        if self.begins(context):
+            return self.mixed(model, batch, context)
         attacked = self.mixed(model, self.perturb(model, batch, context), context, self.chosen(context).names)
         if not self.clean_weight:
             return attacked

@@ -73,6 +73,8 @@ class Trades(Adversarial):
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds the "divergence"."""
         batch = self.dropped(model, batch, context)
+        if self.begins(context):
+            return self.supervise(model, batch, context)
         output = self.answer(model, batch, context)
         losses = self.judge(output, batch, context)
         if self.climb == "divergence":
