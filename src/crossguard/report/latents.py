@@ -34,10 +34,10 @@ def _panel(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "samples": found["samples"],
         "columns": list(columns),
-        "rows": [(c, [_said(v[i]) for v in columns.values()]) for i, c in enumerate(found["classes"])],
+        "rows": [(c, [said(v[i]) for v in columns.values()]) for i, c in enumerate(found["classes"])],
         "modalities": list(found["shapley"]["clean"]),
         "shares": [
-            (condition, [_said(e, 100, ".1f") for e in by_name.values()])
+            (condition, [said(e, 100, ".1f") for e in by_name.values()])
             for condition, by_name in found["shapley"].items()
         ],
         "predictors": [_predictor(row) for row in found["predictors"]],
@@ -46,7 +46,7 @@ def _panel(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(e: Mapping[str, Any], factor: float = 1.0, form: str = ".2f") -> tuple[str, str]:
+def said(e: Mapping[str, Any], factor: float = 1.0, form: str = ".2f") -> tuple[str, str]:
     """The value, and its interval or why there is none."""
     if e["value"] is None:
         return "undefined", str(e["reason"])
@@ -57,7 +57,7 @@ def _said(e: Mapping[str, Any], factor: float = 1.0, form: str = ".2f") -> tuple
 def _predictor(row: Mapping[str, Any]) -> tuple[str, list[tuple[str, str]], list[str]]:
     price = row["price"]
     itself = ("–", "robustness itself")
-    correlations = [itself if row["name"] == "fmn" else _said(row[k]) for k in ("correlation", "partial")]
+    correlations = [itself if row["name"] == "fmn" else said(row[k]) for k in ("correlation", "partial")]
     return row["name"], correlations, [str(price["forwards"]), str(price["backwards"]), f"{price['seconds']:.2f}"]
 
 

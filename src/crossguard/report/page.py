@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from crossguard.core import InputError
 from crossguard.core.files import write_atomic
 from crossguard.evaluation.record import Record
-from crossguard.report import attention, clips, figures, headline, latents, summary, tables, text
+from crossguard.report import attention, clips, figures, headline, latents, summary, tables, text, universal
 from crossguard.report.models import Model, reference_of, unique
 
 # With plotly's 4.8 MB a page stays below 12 MB.
@@ -37,7 +37,7 @@ def report(
     names = unique(r.name for r in loaded)
     models = [Model(i, name, record) for i, (name, record) in enumerate(zip(names, loaded, strict=True))]
     _check(models, reference)
-    html = render(models, title, reference, [latents.read(r) for r in records])
+    html = render(models, title, reference, [latents.read(r) for r in records], [universal.read(r) for r in records])
     path = Path(out)
     write_atomic(path, lambda file: file.write(html.encode()))
     return path
@@ -62,6 +62,7 @@ def render(
     title: str | None,
     reference: str | None,
     diagnoses: Sequence[Mapping[str, Any] | None] = (),
+    universals: Sequence[Mapping[str, Any] | None] = (),
 ) -> str:
     """The page as text."""
     base = reference_of(models, reference)
@@ -88,6 +89,7 @@ def render(
         influence=[tables.influence(m) for m in models],
         attention=attention.panels(models),
         latents=latents.panels([m.name for m in models], diagnoses),
+        universal=universal.panel([m.name for m in models], universals),
         prices=tables.prices(models, base),
         reel=reel,
         text=text,
