@@ -49,8 +49,7 @@ def summary_table(records: Sequence[Record]) -> Table:
     """
     metric = records[0].metric
     rows = {
-        name: {c: r.summary()[c][metric] for c in r.conditions}
-        for name, r in zip(names_of(records), records, strict=True)
+        name: {c: r.figure(c, metric) for c in r.conditions} for name, r in zip(names_of(records), records, strict=True)
     }
     shown = [c for c in conditions_of(records) if not c.startswith("missing:")]
     return table_of(f"{metric}, % (95 % interval)", shown, rows, signed=False)

@@ -58,7 +58,9 @@ def mean_average_precision(scores: Scores, targets: Scores) -> float:
 
 def ranked(scores: Scores, targets: Scores) -> dict[str, Weighted]:
     """The metrics of several labels by name, each a function of how often every sample counts (None: once)."""
-    whole, top = Ranking.of(scores, targets, scores.shape[1]), Ranking.of(scores, targets)
+    found, truth = pair(scores, targets)
+    seen = truth.any(axis=0)  # a class that no sample has is not in the mean, and would cost a list
+    whole, top = Ranking.of(found[:, seen], truth[:, seen], max(int(seen.sum()), 1)), Ranking.of(found, truth)
     return {"map": partial(Ranking.map, whole), "gap": partial(Ranking.gap, top), "perr": partial(Ranking.perr, top)}
 
 

@@ -154,13 +154,22 @@ class Record:
 
     @cached_property
     def _summary(self) -> dict[str, dict[str, Estimate]]:
-        if not self.multi_label:
-            return {c: {"accuracy": share(self.right(c), self.groups)} for c in self.conditions}
-        found: dict[str, dict[str, Estimate]] = {}
-        for c in self.conditions:
-            found[c] = {name: of_draws(self._draws(c, name), len(self), self.groups) for name in ("gap", "map", "perr")}
-            found[c] = {"gap": found[c]["gap"], "hit@1": share(self.right(c), self.groups), **found[c]}
-        return found
+        names = ("gap", "hit@1", "map", "perr") if self.multi_label else ("accuracy",)
+        return {c: {name: self.figure(c, name) for name in names} for c in self.conditions}
+
+    def figure(self, condition: str, metric: str | None = None) -> Estimate:
+        """One of `summary`, and no other is computed; None: the `metric`."""
+        name, known = metric or self.metric, self._figures
+        if (condition, name) not in known:
+            if name in ("accuracy", "hit@1"):
+                known[condition, name] = share(self.right(condition), self.groups)
+            else:
+                known[condition, name] = of_draws(self._draws(condition, name), len(self), self.groups)
+        return known[condition, name]
+
+    @cached_property
+    def _figures(self) -> dict[tuple[str, str], Estimate]:
+        return {}
 
     def ranked(self, condition: str, metric: str = "gap", times: Array | None = None) -> Array:
         """(S,) a metric of several labels, one value a training, where every sample counts `times` (N,); None: once."""

@@ -50,7 +50,7 @@ class Model:
 
     def estimate(self, condition: str, metric: str | None = None) -> Estimate | None:
         """A metric under a condition, None where it was not measured."""
-        return known(self.record.summary().get(condition, {}).get(metric or self.metric))
+        return known(self.record.figure(condition, metric)) if condition in self.record.conditions else None
 
     @cached_property
     def average(self) -> Estimate | None:
