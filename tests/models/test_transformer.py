@@ -82,6 +82,7 @@ def test_a_gate_mixes_the_global_and_the_window_map() -> None:
         maps[bias] = seen_by(layer, x, None)[1][0]
     far = (torch.arange(5)[:, None] - torch.arange(5)).abs() > 1
     assert maps[-50.0][0, 0][far].abs().max() < 1e-12
+    assert maps[-50.0][0, 0][~far].min() > 1e-12  # the last frame within the window is looked at
     assert bool((maps[50.0][0, 0] > 0).all())
     plain = Attention(4, 1).double()
     plain.load_state_dict({n: t for n, t in layer.state_dict().items() if not n.startswith("gate")})
