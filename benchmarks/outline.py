@@ -24,7 +24,7 @@ from crossguard.models import FusionModel, OutlineNet
 from crossguard.recipe.run import open_run, task_of
 from crossguard.training.checks import readable
 
-SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+SHARES = (0.0, 0.01, 0.02, 0.05)
 ROUNDS = 10
 
 

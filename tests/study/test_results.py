@@ -277,3 +277,17 @@ def test_the_page_says_it_all_and_escapes(exported: tuple[Results, Path]) -> Non
     assert 'href="seed-0.html"' in text
     assert "<script" not in text
     assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
+
+
+def test_how_few_samples_a_check_looked_at_is_said(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    for run in plan.runs:
+        path = run.folder / "record.json"
+        meta = json.loads(path.read_text())
+        few = 12 if run is plan.runs[-1] else 60
+        meta["checks"] = {f"more_steps/{c}": {"modality": None, "passed": True, "samples": few} for c in ("a", "joint")}
+        path.write_text(json.dumps(meta))
+    found = results(plan)
+    assert sorted(row.checked for row in found.rows) == [12, 60, 60]
+    (written,) = (p for p in export(found, tmp_path, ("markdown",)) if p.suffix == ".md")
+    assert "on 12 samples of a run or more: of what withstood, up to 25 % could" in written.read_text()

@@ -23,7 +23,8 @@ class Row:
 
     `prices` are means over runs: training cpu_seconds (those that its process computed), seconds (by the clock: other
     runs on the machine slow it down), forwards, backwards and peak_memory_mb, parameters, milliseconds a sample, and
-    `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag.
+    `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag; `checked`, how many samples of a
+    run, at the least, were attacked again with more steps to see whether its attacks had converged.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Row:
     prices: dict[str, float]
     runs: int
     flags: dict[str, int]
+    checked: int
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,13 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
         prices=prices,
         runs=len(record.runs),
         flags=dict(sorted(flags.items())),
+        checked=min(_checked(run) for run in record.runs),
     )
+
+
+def _checked(run: Record) -> int:
+    checks = run.meta.get("checks") or {}
+    return min((c["samples"] for name, c in checks.items() if name.startswith("more_steps/")), default=0)
 
 
 def _differences(first: Repeated, second: Repeated, notes: list[str]) -> list[Difference]:
