@@ -311,6 +311,10 @@ def test_of_the_attacks_on_a_ranking_the_worst_for_the_whole_set_counts() -> Non
     assert set(arrays) == {"targets", "scores/clean", "scores/joint", "scores/only:a"}
     assert cg.metrics.gap(last, truth) == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert cg.metrics.gap(first, truth) == pytest.approx((1 + 2 / 3) / 2)
+    climbed = {f"scores/{c}{tail}": whole for c in ("only:a", "joint") for tail in ("", "/cross_entropy", "/margin")}
+    arrays = {"targets": truth, **climbed, "scores/only:a/margin": last}
+    assert settle(arrays) == {"only:a": "margin", "joint": "only:a"}, "who may do more may do less"
+    assert arrays["scores/joint"] is last
 
 
 def test_the_model_comes_back_as_it_was() -> None:

@@ -204,14 +204,21 @@ def _any_one(
 
 def settle(arrays: Arrays) -> dict[str, str]:
     """Keep, a condition at a time, those scores of the whole set that leave the lowest GAP (in place): of the points
-    that were to fool each sample ("accuracy"), and of those that climbed each of `RANKED`. Returns whose they are."""
+    that were to fool each sample ("accuracy"), of those that climbed each of `RANKED`, and of the conditions that allow
+    the attacker less: who may choose the modality, or take all, may do as before. Returns whose they are."""
     found: dict[str, str] = {}
-    for key in [k for k in arrays if k.startswith("scores/") and k.endswith(f"/{RANKED[0]}")]:
-        kept = key.removesuffix(f"/{RANKED[0]}")
+    weaker: Arrays = {}
+    tail = f"/{RANKED[0]}"
+    ranked = [k.removeprefix("scores/").removesuffix(tail) for k in arrays if k.endswith(tail)]
+    singles = [c for c in ranked if c not in ("any_one", "joint")]
+    for condition in [*singles, *(c for c in ("any_one", "joint") if c in ranked)]:
+        kept = f"scores/{condition}"
         rivals = {"accuracy": arrays[kept], **{name: arrays.pop(f"{kept}/{name}") for name in RANKED}}
+        if condition not in singles:
+            rivals |= weaker
         gaps = {name: Ranking.of(scores, arrays["targets"]).gap() for name, scores in rivals.items()}
-        found[kept.removeprefix("scores/")] = best = min(gaps, key=lambda name: gaps[name])
-        arrays[kept] = rivals[best]
+        found[condition] = best = min(gaps, key=lambda name: gaps[name])
+        arrays[kept] = weaker[condition] = rivals[best]
     return found
 
 
