@@ -1,9 +1,9 @@
 """What an undefended unimodal model keeps under growing budgets, on validation data: what budgets are set by.
 
     python benchmarks/budgets.py recipes/avmnist/audio-standard.yaml 40 35 30 20 --set data.path=/data/avmnist
-    python benchmarks/budgets.py recipes/utd_mhad/depth.yaml 5 10 20 30 50 70 100 125 --set data.path=/data/UTD-MHAD \
-        --repeat data.validation_subjects=[1] data.validation_subjects=[3] data.validation_subjects=[5] \
-        data.validation_subjects=[7]
+    python benchmarks/budgets.py recipes/utd_mhad/skeleton.yaml 0.002 0.005 0.01 0.02 0.03 0.05 0.07 \
+        --set data.path=/data/UTD-MHAD --repeat data.validation_subjects=[1] data.validation_subjects=[3] \
+        data.validation_subjects=[5] data.validation_subjects=[7]      # and depth.yaml: 5 10 20 30 50 70 100 125
 
 Trains the recipe, once for each setting that is repeated, the last epoch's weights kept (no checkpoint is chosen on
 what is then looked at), and attacks its validation split by `cg.worst_case` under its own norm at each budget named,
