@@ -39,10 +39,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    recipe = load(given.runs[0] / "recipe.yaml")
+    recipes = {folder: load(folder / "recipe.yaml") for folder in given.runs}
+    recipe = recipes[given.runs[0]]
     splits = load_splits(recipe)
     batch = splits.test.read(range(len(splits.test)))
-    models = {folder: trained(folder, len(splits.classes)) for folder in given.runs}
+    alike = [folder for folder in given.runs if recipes[folder].document["data"] == recipe.document["data"]]
+    for folder in set(given.runs) - set(alike):
+        print(f"{folder}: left out, its data are read in another way than those of {given.runs[0]}")
+    models = {folder: trained(folder, len(splits.classes)) for folder in alike}
     found = {}
     for folder, model in models.items():
         threat = readable(model, recipe.threat)
