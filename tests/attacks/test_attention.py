@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard.attacks import attention_drift, pgd
-from crossguard.attacks.objective import Goal, ranking
+from crossguard.attacks.objective import OBJECTIVES, RANKED, Goal, ranking
 from crossguard.core import ModelError, ThreatError
 from crossguard.data import Loader
 from crossguard.data.base import TensorDataset
@@ -116,18 +116,22 @@ def test_an_evaluation_takes_it_last() -> None:
         assert found[50.0].right(condition).sum() <= found[0.0].right(condition).sum()
 
 
-def test_rankings_are_never_weaker_for_it() -> None:
+@pytest.mark.parametrize("name", [*RANKED, "ranking"])
+def test_rankings_are_never_weaker_for_it(name: str) -> None:
     model, (x, mask) = model_of(), samples()
     logits = model(x, mask).logits.detach()
     batch = cg.Batch(x, (logits > logits.median()).float(), mask, tuple(map(str, range(12))))
+    goal = Goal(batch.targets, cg.MultiLabel(4))
     losses: dict[float, Tensor] = {}
     for weight in (0.0, 1e3):
         protocol = cg.Protocol("quick", steps=3, attention_weight=weight)
         case = Case(model, batch, THREAT, cg.MultiLabel(4), protocol, 0)
-        point, losses[weight] = rank(case, "joint", THREAT, [x])
-        said = ranking(model(point, mask).logits, Goal(batch.targets, case.task))
-        torch.testing.assert_close(losses[weight], said)
+        point, losses[weight] = rank(case, "joint", THREAT, [x], name)
+        torch.testing.assert_close(losses[weight], OBJECTIVES[name](model(point, mask).logits, goal))
     assert bool((losses[1e3] >= losses[0.0] - 1e-6).all())
-    assert bool((losses[0.0] > ranking(logits, Goal(batch.targets, cg.MultiLabel(4)))).all())
+    assert bool((losses[0.0] > OBJECTIVES[name](logits, goal)).all())
+
+
+def test_a_negative_weight_is_refused() -> None:
     with pytest.raises(cg.RecipeError, match="attention_weight"):
         cg.Protocol("quick", attention_weight=-1.0)

@@ -116,7 +116,8 @@ def write(
     from crossguard.data.written import write_recordings
 
     source = _find(name)
-    results.print(str(write_recordings(_load(source, override({}, settings or [])), folder)), markup=False)
+    written = write_recordings(_load(source, override({}, settings or [])), folder)
+    results.print(str(written), markup=False, soft_wrap=True)
 
 
 def _find(name: str) -> DataSource:
