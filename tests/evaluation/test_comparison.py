@@ -54,6 +54,15 @@ def test_average_balance_and_reliance() -> None:
         assert estimate.n == 10
 
 
+def test_no_interval_of_a_share_leaves_its_range() -> None:
+    lost = record("lost", {**ONE, **dict.fromkeys(("only:a", "only:b", "any_one", "joint"), "0000000000")})
+    whole = record("whole", dict.fromkeys(ONE, "1111111111"))
+    for one in (lost, whole):
+        for estimate in (one.average(), *one.balance().values()):
+            assert 0 <= estimate.low < estimate.high <= 1, "what nothing varies in is open to one side"
+    assert whole.reliance()["a"].low < 0
+
+
 def test_relative_improvement_is_clean_plus_average_over_the_reference() -> None:
     one, two = record("one", ONE), record("two", TWO)
     expected = 100 * ((0.9 + (0.6 + 0.3 + 0.2) / 3) - (0.8 + (0.4 + 0.4 + 0.1) / 3))

@@ -231,17 +231,17 @@ class Record:
         """Avg: the mean of only:m over the attacked modalities and joint."""
         return self._of([self.averaged], lambda means: means[..., 0])
 
-    def _of(self, parts: Sequence[Sequence[str]], function: Callable[[Array], Array]) -> Estimate:
-        """`function` ((…, K) -> (…)) of K figures, each the mean of the `metric` over some conditions."""
+    def _of(self, parts: Sequence[Sequence[str]], function: Callable[[Array], Array], least: float = 0.0) -> Estimate:
+        """`function` ((…, K) -> (…), in [`least`, 1]) of K figures, each the mean of the `metric` over conditions."""
         if self.multi_label:
 
             def found(times: Array | None) -> Array:
                 each = [np.mean([self.ranked(c, times=times) for c in part], axis=0) for part in parts]
                 return function(np.stack(each, axis=-1))
 
-            return of_draws(found, len(self), self.groups, limits=(-1.0, 1.0))
+            return of_draws(found, len(self), self.groups, limits=(least, 1.0))
         columns = [np.mean([self.right(c) for c in part], axis=0) for part in parts]
-        return of_means(np.stack(columns, axis=-1), function, self.groups, limits=(-1.0, 1.0))
+        return of_means(np.stack(columns, axis=-1), function, self.groups, limits=(least, 1.0))
 
     @property
     def averaged(self) -> list[str]:
@@ -272,7 +272,7 @@ class Record:
         names = [c.removeprefix("missing:") for c in self.conditions if c.startswith("missing:")]
         if self.multi_label:
             parts = {m: [["clean"], [f"missing:{m}"]] for m in names}
-            return {m: self._of(both, lambda means: means[..., 0] - means[..., 1]) for m, both in parts.items()}
+            return {m: self._of(both, lambda means: means[..., 0] - means[..., 1], -1.0) for m, both in parts.items()}
         clean = self.right("clean")
         return {m: difference(clean, self.right(f"missing:{m}"), self.groups) for m in names}
 
