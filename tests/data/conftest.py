@@ -1,4 +1,4 @@
-"""A folder in the layout of UTD-MHAD, made of small arrays with known content."""
+"""A folder in the layout of UTD-MHAD, made of small arrays with known content; and a cache of a test's own."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ def depth_video(frames: int, level: int = 2000) -> np.ndarray[Any, Any]:
 def inertial(samples: int) -> np.ndarray[Any, Any]:
     """Columns 0 to 5 hold the column's number plus the time."""
     return np.arange(6)[None] + np.arange(samples)[:, None] / 1000
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that no other test has written to."""
+    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

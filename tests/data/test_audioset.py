@@ -33,9 +33,7 @@ ROOT = Path(__file__).parents[2] / "recipes"
 SMALL = {"rate": 8000, "seconds": 0.2, "frames": 2, "size": 8}
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def video(i: int) -> str:

@@ -14,9 +14,7 @@ from crossguard.data.corsmal import corsmal
 KINDS = ((0, 0), (1, 1), (1, 2), (3, 2))
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -22,9 +22,7 @@ LENGTHS = (3, 5, 2, 4, 6, 1)
 Make = Callable[..., Path]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def clip(i: int, length: int, width: int) -> np.ndarray:

@@ -19,10 +19,7 @@ from crossguard.data.media import media_decoders
 from tests.data.conftest import grey_ramp
 from tests.data.media import tone, write_mp4, write_sound
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write_pictures(folder: Path, pictures: np.ndarray, suffix: str = ".png") -> Path:

@@ -24,9 +24,7 @@ from tests.data.conftest import Write, inertial
 CLIPS = tuple(f"a{a}_s{s}_t1" for a in (2, 27, 10) for s in (1, 2, 3, 4))
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def ids(splits: Splits) -> tuple[set[str], set[str], set[str]]:

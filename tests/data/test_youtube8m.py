@@ -21,10 +21,7 @@ from crossguard.data.youtube8m_examples import dequantised
 from crossguard.data.youtube8m_index import index, youtube8m
 from tests.data import yt8m
 
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CROSSGUARD_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
