@@ -58,12 +58,17 @@ def collapsed() -> tuple[nn.Module, Batch, Context]:
 def test_collapse_is_noticed_said_and_mended() -> None:
     model, batch, context = collapsed()
     fast = Fast(attacked="a", probe_every=10, relief=3, gap=0.2)
-    with pytest.warns(RuntimeWarning, match=r"step 10: fast adversarial training has collapsed: \d+ % right"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = fast.step(model, batch, replace(context, step=9)).parts
+    assert first["one_step"] - first["probe"] > 0.2, "a young model may look like this: one probe does not tell"
+    context = replace(context, step=19)
+    with pytest.warns(RuntimeWarning, match=r"step 20: fast adversarial training has collapsed: \d+ % right"):
         losses = fast.step(model, batch, context)
     assert losses.parts["collapsed"] == 1
     assert losses.parts["one_step"] - losses.parts["probe"] > 0.2
-    assert fast.counts == {"left": 2, "collapses": 1}
-    context = replace(context, step=10)
+    assert fast.counts == {"left": 2, "collapses": 1, "probed": float(losses.parts["probe"])}
+    context = replace(context, step=20)
     context.work.forwards = 0
     fast.step(model, batch, context)
     assert context.work.forwards == 40 * 11, "ten steps and the pass that is trained on"
@@ -75,21 +80,36 @@ def test_collapse_is_noticed_said_and_mended() -> None:
 
 def test_collapse_can_stop_or_be_only_said() -> None:
     model, batch, context = collapsed()
-    with pytest.raises(RunError, match="remedy: pgd"):
-        Fast(attacked="a", probe_every=10, gap=0.2, remedy="stop").step(model, batch, context)
+    stopping = Fast(attacked="a", probe_every=10, gap=0.2, remedy="stop")
     fast = Fast(attacked="a", probe_every=10, gap=0.2, remedy="none")
+    for objective in (stopping, fast):
+        objective.step(model, batch, context)
+    with pytest.raises(RunError, match="remedy: pgd"):
+        stopping.step(model, batch, context)
     with pytest.warns(RuntimeWarning, match="collapsed"):
         fast.step(model, batch, context)
-    assert fast.counts == {"collapses": 1}
+    assert fast.counts["collapses"] == 1
+    assert "left" not in fast.counts
+
+
+def test_a_gap_that_closes_is_no_collapse() -> None:
+    model, batch, context = collapsed()
+    fast = Fast(attacked="a", probe_every=10, gap=0.2, remedy="stop")
+    fast.load_state_dict({"probed": -0.1})  # less than whatever is found now
+    found = fast.step(model, batch, context).parts
+    assert found["one_step"] - found["probe"] > 0.2
+    assert found["collapsed"] == 0
 
 
 def test_a_sound_model_raises_no_alarm() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fast = Fast(probe_every=5, attacked="joint")
-        losses = fast.step(TwoBranch(), batch_of(40), context_of(step=4))
+        model, batch = TwoBranch(), batch_of(40)
+        for step in (4, 9):
+            losses = fast.step(model, batch, context_of(step=step))
     assert losses.parts["collapsed"] == 0
-    assert fast.counts == {}
+    assert "collapses" not in fast.counts
 
 
 def test_free_moves_the_attack_along_the_gradient_that_trains() -> None:

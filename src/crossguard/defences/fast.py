@@ -22,10 +22,11 @@ class Fast(Adversarial):
     """`Adversarial` with one step of 1.25 x budget from a random start (Wong, Rice and Kolter, ICLR 2020).
 
     Such training can collapse: its own step is answered rightly, steps after it are not. Every `probe_every` steps
-    PGD of `probe_steps` steps attacks the batch as well; where it leaves `gap` less of the accuracy than the one step,
-    training has collapsed. It is said (a warning, and `collapsed` in the log), and `remedy` is "pgd": the next
-    `relief` steps train on PGD of `probe_steps` steps (the idea of Li et al., arXiv 2006.03089), "stop": RunError, or
-    "none". Probe, gap and relief are our choice.
+    PGD of `probe_steps` steps attacks the batch as well. Training has collapsed where that leaves `gap` less of the
+    accuracy than the one step, and no more than at the probe before: a young model has such a gap too, but closes it.
+    It is said (a warning, and `collapsed` in the log), and `remedy` is "pgd": the next `relief` steps train on PGD of
+    `probe_steps` steps (the idea of Li et al., arXiv 2006.03089), "stop": RunError, or "none". Probe, gap and relief
+    are our choice.
     """
 
     steps: int = 1
@@ -35,8 +36,8 @@ class Fast(Adversarial):
     gap: float = 0.25
     remedy: Literal["pgd", "stop", "none"] = "pgd"
     relief: int = 50
-    # "left": steps of relief still to come, "collapses": how often so far.
-    counts: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # "left": steps of relief still to come, "collapses": so far, "probed": accuracy under PGD at the last probe.
+    counts: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +76,8 @@ class Fast(Adversarial):
         one, many = (
             self._right(model, objective.perturb(model, batch, context), context) for objective in (self, self.careful)
         )
-        fallen = float(one - many) > self.gap
+        before, self.counts["probed"] = self.counts.get("probed", -1.0), float(many)
+        fallen = float(one - many) > self.gap and float(many) <= before
         if fallen:
             words = (
                 f"step {context.step + 1}: fast adversarial training has collapsed: {100 * float(one):.0f} % right "

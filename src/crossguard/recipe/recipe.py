@@ -144,8 +144,9 @@ class _Model:
         flags = (
             options(architecture, only(section, "auxiliary", "inference", "doubt", "trust"), "model", problems) or {}
         )
-        # Built once, without memory, to hear what they have against their options and one another.
-        with torch.device("meta"):
+        # Built once, to hear what they have against their options and one another; no draw of it is seen outside. On
+        # the meta device any arithmetic imports torch's compiler, which takes longer than building the largest.
+        with torch.random.fork_rng(devices=[]):
             joined = construct(fusion, "model.fusion", problems)
             built = {name: construct(e, f"model.encoders.{name}", problems) for name, e in encoders.items()}
             if joined is not None and built and all(e is not None for e in built.values()):

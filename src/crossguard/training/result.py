@@ -66,9 +66,11 @@ class TrainResult:
 
 @dataclass
 class Means:
-    """Running means of named losses, each step weighing its samples."""
+    """Running means of named losses, each step weighing its samples; `counts`: those that each name was seen on, since
+    not every step has every part."""
 
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     samples: int = 0
     seconds: float = 0.0
 
@@ -76,14 +78,15 @@ class Means:
         """One step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * samples
+            self.counts[name] = self.counts.get(name, 0) + samples
         self.samples += samples
         self.seconds += seconds
 
     def take(self) -> dict[str, float]:
         """The means so far and the throughput; begins anew."""
-        means = {name: value / self.samples for name, value in self.sums.items()}
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
         means["samples_per_second"] = round(self.samples / max(self.seconds, 1e-9), 1)
-        self.sums, self.samples, self.seconds = {}, 0, 0.0
+        self.sums, self.counts, self.samples, self.seconds = {}, {}, 0, 0.0
         return means
 
 
