@@ -135,6 +135,28 @@ def test_a_saved_record_is_the_same(tmp_path: Path) -> None:
     assert dict(again.clips) == {}
 
 
+def test_a_budget_of_what_the_other_has_no_data_of_is_no_obstacle() -> None:
+    budgets = THREAT["budgets"]
+    more = {**THREAT, "budgets": {**budgets, "c": budgets["a"]}}
+    both, three = {"a": {}, "b": {}}, {"a": {}, "b": {}, "c": {}}
+    two = record("two", TWO, modalities=both)
+    wider = record("wider", ONE, threat=more, modalities=three)
+    assert compare.same_budgets(two, wider)
+    assert compare.same_budgets(wider, two)
+    assert compare.paired_difference(wider, two, "joint").value == pytest.approx(0.1)
+    for other in (
+        record("it reads c", TWO, modalities=three),
+        record("nobody knows", TWO),
+        record("another a", TWO, modalities=both, threat={**THREAT, "budgets": {**budgets, "a": {"eps": 9}}}),
+        record("one at once", TWO, modalities=both, threat={**THREAT, "at_most": 1}),
+    ):
+        assert not compare.same_budgets(other, wider), other.name
+        assert not compare.same_budgets(wider, other), other.name
+    wider.meta["conditions"] = [*ONE, "only:c"]
+    with pytest.raises(cg.InputError, match="condition by condition"):
+        compare.relative_improvement(wider, two)
+
+
 def test_records_of_attacks_of_other_strength_are_not_compared() -> None:
     strong, weak = {"steps": 50, "samples": None}, {"steps": 5, "samples": 100}
     a, b = record("a", ONE, protocol=strong), record("b", TWO, protocol=weak)

@@ -53,9 +53,20 @@ def attacks_of(record: Record) -> dict[str, Any]:
     return found | ({"level": level} if level else {})
 
 
+def same_budgets(a: Record, b: Record) -> bool:
+    """Whether two records were attacked within the same budgets. One may have a budget that the other has not where the
+    other has no data of that modality: what it never reads cannot move it."""
+    one, two = a.meta["threat"], b.meta["threat"]
+    first, second = one["budgets"], two["budgets"]
+    without = [(a, m) for m in second if m not in first] + [(b, m) for m in first if m not in second]
+    unread = all(m not in (record.meta.get("modalities") or (m,)) for record, m in without)
+    same = all(second.get(m, budget) == budget for m, budget in first.items())
+    return unread and same and {**one, "budgets": None} == {**two, "budgets": None}
+
+
 def check_attacks(a: Record, b: Record) -> None:
     """Raise InputError where two records were attacked within other budgets or by another protocol."""
-    if a.meta["threat"] != b.meta["threat"]:
+    if not same_budgets(a, b):
         raise InputError(
             f"the records {a.name!r} and {b.name!r} were attacked within other budgets ({a.meta['threat']} and "
             f"{b.meta['threat']}): evaluate both under one threat model"
@@ -111,6 +122,11 @@ def relative_improvement(record: Record, reference: Record) -> Estimate:
     were attacked on other modalities, within other budgets or by another protocol.
     """
     check_attacks(record, reference)
+    if record.averaged != reference.averaged:
+        raise InputError(
+            f"Avg of {record.name!r} is over {', '.join(record.averaged)}, that of {reference.name!r} over "
+            f"{', '.join(reference.averaged)}: compare them condition by condition"
+        )
     first, second = pair(record, reference)
     if record.multi_label:
         clean, attacked = (

@@ -91,6 +91,8 @@ def _figure(model: Model, key: str, reference: Model | None) -> Estimate | None:
     if key == "ri":
         if reference is None or not (model.average and reference.average and comparable(model, reference)):
             return None
+        if model.record.averaged != reference.record.averaged:
+            return None
         return known(relative_improvement(model.record, reference.record))
     return model.estimate(key)
 

@@ -152,7 +152,8 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
         for flag in {f"{f.name} ({f.modality})" if f.modality else f.name for f in run.flags}:
             flags[flag] = flags.get(flag, 0) + 1
     improvement = None
-    if reference is not None and reference is not record and not _unlike(record, reference):
+    alike = reference is not None and record.averaged == reference.averaged and not _unlike(record, reference)
+    if reference is not None and reference is not record and alike:
         one, other, _ = _shared(record, reference)
         improvement = relative_improvement(one, other)
     return Row(
