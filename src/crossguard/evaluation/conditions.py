@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,6 +24,14 @@ def names(modalities: Sequence[str], threat: Sequence[str]) -> list[str]:
     """The conditions of an evaluation, clean first."""
     singles = [f"only:{m}" for m in threat]
     return ["clean", *(f"missing:{m}" for m in modalities), "noise", *singles, "any_one", "joint"]
+
+
+def in_order(found: Iterable[str]) -> list[str]:
+    """Conditions of several evaluations, each once, in the order of reading: that of `names`."""
+    order = ["clean", "missing", "noise", "only", "any_one", "joint"]
+    return sorted(
+        dict.fromkeys(found), key=lambda c: order.index(c.split(":")[0]) if c.split(":")[0] in order else len(order)
+    )
 
 
 def measure(case: Case, shown: Sequence[int]) -> tuple[Arrays, State]:

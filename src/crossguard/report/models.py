@@ -9,6 +9,7 @@ from functools import cached_property
 
 from crossguard.core import Modality
 from crossguard.evaluation.comparison import attacks_of, same_budgets
+from crossguard.evaluation.conditions import in_order
 from crossguard.evaluation.record import Estimate, Record
 from crossguard.threat import ThreatModel
 
@@ -89,9 +90,7 @@ def unique(names: Iterable[str]) -> list[str]:
 
 def conditions(models: Sequence[Model]) -> list[str]:
     """All measured conditions in the order of reading."""
-    order = ["clean", "missing", "noise", "only", "any_one", "joint"]
-    found = dict.fromkeys(c for m in models for c in m.record.conditions)
-    return sorted(found, key=lambda c: order.index(c.split(":")[0]) if c.split(":")[0] in order else len(order))
+    return in_order(c for m in models for c in m.record.conditions)
 
 
 def reference_of(models: Sequence[Model], named: str | None) -> Model | None:

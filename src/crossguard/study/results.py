@@ -10,6 +10,7 @@ from typing import Any
 from crossguard.core.errors import InputError, RunError
 from crossguard.evaluation import Estimate, Record
 from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
+from crossguard.evaluation.conditions import in_order
 from crossguard.report.models import Model, reference_of
 from crossguard.study.plan import Run, Study
 from crossguard.study.records import Repeated, pooled, repeated
@@ -74,8 +75,8 @@ class Results:
 
     @property
     def conditions(self) -> list[str]:
-        """The conditions of any row, in their order."""
-        return list(dict.fromkeys(c for row in self.rows for c in row.conditions))
+        """The conditions of any row, in the order of reading."""
+        return in_order(c for row in self.rows for c in row.conditions)
 
     def against(self, second: str) -> dict[str, dict[str, Difference]]:
         """First -> condition -> difference to `second`."""
