@@ -127,17 +127,19 @@ class Story:
 def harass(command: Command, out: Path, seconds: float, kills: int, seed: int, look: Callable[[Path], Any]) -> Story:
     """Kill the command at `kills` moments drawn over the `seconds` that its work takes, then let it end.
 
-    Each process goes on from where the one before was killed. Where one ends before its moment (a machine that got
-    faster), its folder is removed and the moments that are left are drawn anew.
+    Each process goes on from where the one before was killed, or from further back where that one had left nothing new:
+    it lives as long as its moment lies after what is kept. Where one ends before its moment (a machine that got faster),
+    its folder is removed and the moments that are left are drawn anew.
     """
     draw = random.Random(seed)
     story = Story()
     for _ in range(5):
         moments = sorted(draw.uniform(0, 0.9 * seconds) for _ in range(kills - story.kills))
-        for before, moment in zip([0.0, *moments], moments, strict=False):
+        kept, seen = 0.0, look(out)
+        for moment in moments:
             process = command.start(out)
             command.wait_begun(out, process)
-            process.join(moment - before)
+            process.join(moment - kept)
             process.kill()
             code = ended(process)
             assert code in (0, -signal.SIGKILL), command.said()
@@ -145,6 +147,8 @@ def harass(command: Command, out: Path, seconds: float, kills: int, seed: int, l
                 break
             story.kills += 1
             story.looks.append(look(out))
+            if story.looks[-1] != seen:
+                kept, seen = moment, story.looks[-1]
         if story.kills == kills:
             break
         shutil.rmtree(out)

@@ -218,18 +218,19 @@ def _ascent(problem: Problem, rows: Rows, logits: Tensor, leaves: Inputs, check:
         return plan.climbed(said, goal), {}
     if slope is None:
         loss = plan.climbed(logits, goal)
-        return loss.detach(), _gradient(loss, torch.ones_like(loss), leaves, check)
+        return loss.detach(), _gradient(loss.sum(), leaves, check)
     loss = plan.climbed(said, goal) if plan.step.loss or problem.traced else said.new_empty(0)
-    return loss, _gradient(logits, slope(said, goal), leaves, check)
+    # A sum, not grad_outputs: for those, torch compares symbolic shapes, and imports sympy (seconds) to do so.
+    return loss, _gradient((logits * slope(said, goal)).sum(), leaves, check)
 
 
-def _gradient(output: Tensor, slope: Tensor, leaves: Inputs, check: bool) -> Inputs:
-    """Gradients of `output` x `slope` at the leaves; raises ModelError where one has none."""
+def _gradient(output: Tensor, leaves: Inputs, check: bool) -> Inputs:
+    """Gradients of a number at the leaves; raises ModelError where one has none."""
     if check and not output.requires_grad:
         raise ModelError(
             f"the model yields no gradient for {list(leaves)}: its output does not depend on them differentiably"
         )
-    found = torch.autograd.grad([output], list(leaves.values()), [slope], allow_unused=True)
+    found = torch.autograd.grad(output, list(leaves.values()), allow_unused=True)
     gradient = dict(zip(leaves, found, strict=True))
     if check:
         for name, g in cast("dict[str, Tensor | None]", gradient).items():
