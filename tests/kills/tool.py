@@ -42,7 +42,7 @@ threat:
 train: {{epochs: {epochs}, batch_size: 16, checkpoint_every: 2, validation_steps: 2, validation_samples: 24}}
 evaluate:
   batch_size: 12
-  protocol: {{name: quick, steps: 4, curve_steps: 3, noise_trials: 2, samples: 48, check_samples: 12, clips: 3,
+  protocol: {{name: quick, steps: 16, curve_steps: 3, noise_trials: 2, samples: 48, check_samples: 12, clips: 3,
              max_scale: 4}}
 """
 
