@@ -71,6 +71,15 @@ def test_in_pieces_it_has_the_same_gradients(distance: Any, stop_gradient: bool)
     torch.testing.assert_close(found[0], found[1])
 
 
+def test_the_last_map_alone_is_that_of_pooling() -> None:
+    model, batch = model_of(), batch_of()
+    objective = AttentionRegularization(attacked="joint", layers="last")
+    losses, attacked = objective.step(model, batch, context_of()), objective.perturb(model, batch, context_of())
+    maps = [model(b.inputs, b.mask, need=("attention",)).attention[-1] for b in (batch, attacked)]
+    assert maps[0].shape[2] == 1, "pooling asks once"
+    assert losses.parts["drift"].item() == pytest.approx(drift(*maps).mean().item())
+
+
 def test_one_clean_pass_and_work_exactly_counted() -> None:
     model, context, rows = model_of(), context_of(), []
     inner = model.fuse
@@ -126,7 +135,7 @@ def test_models_without_attention_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"beta": -1.0}, {"gamma": float("inf")}, {"distance": "l1"}, {"clean_weight": 0.5}]
+    "options", [{"beta": -1.0}, {"gamma": float("inf")}, {"distance": "l1"}, {"layers": "first"}, {"clean_weight": 0.5}]
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(cg.RecipeError):

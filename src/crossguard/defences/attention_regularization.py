@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ class AttentionRegularization(Adversarial):
 
     F: a regulariser of temporal attention beside adversarial training. O, its equations: R is the mean over layers,
     heads and real queries of the `distance` from A(x) to A(x + r), "kl", "js" or squared "frobenius" (`drift`), A(x) a
-    constant where `stop_gradient`; S the mean over layers and heads of sum_t |A(x)[t] - A(x)[t - 1]|^2. L are the
-    losses of `Supervised`; the fused parts are logged, R as "drift" and S as "smoothness".
+    constant where `stop_gradient`; S the mean over layers and heads of sum_t |A(x)[t] - A(x)[t - 1]|^2. `layers`: over
+    "all" maps, or the "last" alone, where that is pooling the one that chooses what is answered. L are the losses of
+    `Supervised`; the fused parts are logged, R as "drift" and S as "smoothness".
 
     x and x + r go through the model side by side, one clean pass a batch (batch statistics are over both). Models of
     this project give R and S layer by layer, and with `checkpoint` make a layer's maps again on the way back, so that
@@ -34,16 +35,19 @@ class AttentionRegularization(Adversarial):
     beta: float = 1.0
     gamma: float = 0.0
     distance: Distance = "kl"
+    layers: Literal["all", "last"] = "all"
     stop_gradient: bool = False
     checkpoint: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         weights = {"alpha": self.alpha, "beta": self.beta, "gamma": self.gamma}
-        if any(not 0 <= w < float("inf") for w in weights.values()) or self.distance not in ("kl", "js", "frobenius"):
+        if any(not 0 <= w < float("inf") for w in weights.values()):
+            raise RecipeError(f"found {weights}, expected finite numbers >= 0")
+        if self.distance not in ("kl", "js", "frobenius") or self.layers not in ("all", "last"):
             raise RecipeError(
-                f"found {weights}, distance {self.distance!r}; expected finite numbers >= 0, and 'kl', 'js' or "
-                f"'frobenius'"
+                f"found distance {self.distance!r}, layers {self.layers!r}; expected 'kl', 'js' or 'frobenius', and "
+                f"'all' or 'last'"
             )
         if self.clean_weight:
             raise RecipeError("clean_weight has no meaning here, L(x) is always in the loss; set alpha")
@@ -78,14 +82,14 @@ class AttentionRegularization(Adversarial):
         return torch.stack([apart, rough])
 
     def _gathered(self, watch: Watch, output: Output) -> Tensor:
-        """The mean over layers."""
+        """The mean over the layers that are held."""
         layers = watch.kept or [self.measure(a) for a in output.attention or ()]
         if not layers:
             raise ModelError(
                 "attention_regularization needs a model that returns attention maps, this one returns none; take a "
                 "model with attention, or cg.adapt(net, …, attention=…) to say where its maps are"
             )
-        return torch.stack(layers).mean(dim=0)
+        return torch.stack(layers if self.layers == "all" else layers[-1:]).mean(dim=0)
 
 
 def _both(clean: Batch, attacked: Batch) -> Batch:
