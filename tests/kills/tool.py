@@ -127,9 +127,9 @@ class Story:
 def harass(command: Command, out: Path, seconds: float, kills: int, seed: int, look: Callable[[Path], Any]) -> Story:
     """Kill the command at `kills` moments drawn over the `seconds` that its work takes, then let it end.
 
-    Each process goes on from where the one before was killed, or from further back where that one had left nothing new:
-    it lives as long as its moment lies after what is kept. Where one ends before its moment (a machine that got faster),
-    its folder is removed and the moments that are left are drawn anew.
+    Each process goes on from where the one before was killed, or from further back where that one had left nothing
+    new: it lives as long as its moment lies after what is kept. Where one ends before its moment (a machine that got
+    faster), its folder is removed and the moments that are left are drawn anew.
     """
     draw = random.Random(seed)
     story = Story()

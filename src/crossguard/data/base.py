@@ -15,6 +15,7 @@ from crossguard.core.errors import DataError, InputError
 from crossguard.core.modality import Modality
 from crossguard.core.random import bits, combine, text_key
 from crossguard.core.task import MultiLabel, SingleLabel
+from crossguard.data.windows import in_files, windowed
 
 
 class Dataset(Protocol):
@@ -159,13 +160,15 @@ class Splits:
 
 
 class Loader:
-    """Iterates over Batches of `dataset`; with `shuffle`, in an order that is a function of (seed, epoch) alone.
+    """Iterates over Batches of `dataset`; with `shuffle`, in an order that is a function of (seed, epoch) alone, with
+    `window` one that reads files front to back (see `windowed`).
 
     Rank r of `world` reads every world-th sample of that order from r on, so that the ranks together read each sample
     exactly once, and the i-th batches of all ranks together are the i-th batch of one process with `world` times
     the batch size. The last batches may differ in size, and by one in number: right for evaluation. Training under
     DDP needs equal numbers of steps: `drop_last` leaves out the end of the order (other samples every epoch), so that
-    every rank has the same number of full batches. Raises DataError where no batch would be left.
+    every rank has the same number of full batches. Raises DataError where no batch would be left, or a window is asked
+    for and samples do not lie in files.
     """
 
     def __init__(
@@ -178,6 +181,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
+        window: int | None = None,
     ) -> None:
         if len(dataset) == 0:
             raise DataError(f"data set {dataset.name!r} is empty; expected at least one sample")
@@ -191,12 +195,14 @@ class Loader:
                 f"of {world} ranks, and drop_last leaves out what is not full; take a smaller batch_size"
             )
         self.dataset = dataset
+        self.in_files = in_files(dataset, window)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world = world
         self.drop_last = drop_last
+        self.window = window
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -206,10 +212,12 @@ class Loader:
     def order(self) -> list[int]:
         """The samples of all ranks in this epoch's order."""
         samples = len(self.dataset)
-        if self.shuffle:
+        if self.shuffle and self.window is not None and self.in_files is not None:
+            order = windowed(self.in_files.files, self.window, self.seed, self.epoch)
+        elif self.shuffle:
             # Sorting random keys: torch.randperm may change between versions and devices.
             key = combine(torch.tensor([text_key("order")]), self.seed, self.epoch)
-            order: list[int] = bits(key, samples)[0].argsort(stable=True).tolist()
+            order = bits(key, samples)[0].argsort(stable=True).tolist()
         else:
             order = list(range(samples))
         whole = self.batch_size * self.world

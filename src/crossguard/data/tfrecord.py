@@ -39,11 +39,11 @@ def masked(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def records(path: Path, start: int = 0) -> Iterator[Record]:
-    """The records of a file from the one at byte `start` on, damaged ones too; raises DataError for a file that cannot
-    be read at all."""
+def records(path: Path, start: int = 0, *, buffer: int = 1 << 20) -> Iterator[Record]:
+    """The records of a file from the one at byte `start` on, damaged ones too, read `buffer` bytes or a record at once;
+    raises DataError for a file that cannot be read at all."""
     try:
-        with path.open("rb", buffering=1 << 20) as file:
+        with path.open("rb", buffering=buffer) as file:
             file.seek(start)
             while True:
                 record = _next(file, file.tell())
@@ -75,7 +75,7 @@ def _next(file: IO[bytes], offset: int) -> Record | None:
 
 def payload_at(path: Path, offset: int) -> bytes:
     """The payload of the record that starts at `offset`; raises DataError, naming file and offset, without one."""
-    record = next(records(path, offset), None)
+    record = next(records(path, offset, buffer=1 << 12), None)  # no more of the file than the record
     if record is None or record.problem is not None:
         raise DataError(f"{path}, byte {offset}: {'no record' if record is None else record.problem}; fetch it again")
     return record.payload

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,7 @@ vocabulary.csv       optional: the columns Index and Name of the classes (withou
 
 _VERSION = 1
 _THREADS = min(8, os.cpu_count() or 1)
+_PIECE = 1 << 22  # bytes read at once, so that a disk goes on where it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +72,21 @@ class Indexed:
     def modalities(self) -> dict[str, Modality]:
         """What the inputs are."""
         return dict(MODALITIES)
+
+    @property
+    def files(self) -> Tensor:
+        """(N,) the shard of each sample."""
+        return torch.from_numpy(self.place[:, 0])
+
+    def fetch(self, index: Sequence[int]) -> None:
+        """See `InFiles`; a shard that cannot be read is left to `read`, which names it."""
+        rows = self.place[np.asarray(index, dtype=np.int64)]
+        for shard in np.unique(rows[:, 0]):
+            offsets = rows[rows[:, 0] == shard, 1]
+            with suppress(OSError), self.shards[shard].open("rb", buffering=0) as file:
+                file.seek(int(offsets.min()))
+                while file.tell() < int(offsets.max()) and file.read(_PIECE):
+                    pass
 
     def read(self, index: Sequence[int]) -> Batch:
         """The samples at `index`, in that order."""

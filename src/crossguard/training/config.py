@@ -14,6 +14,9 @@ class TrainConfig(BaseModel):
 
     epochs: int = Field(30, ge=1)
     batch_size: int = Field(64, ge=1, description="samples a step, over all devices together")
+    window: int | None = Field(
+        None, ge=1, description="samples; shards are read front to back, mixed within so many (youtube8m, moments)"
+    )
     learning_rate: FiniteFloat = Field(1e-3, gt=0)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     momentum: FiniteFloat = Field(0.9, ge=0, lt=1, description="of sgd")
