@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import crossguard as cg
 from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, present, take
+from crossguard.models.fusion_model import Partial
 
 
 def test_masks_spread_over_trailing_axes() -> None:
@@ -53,6 +56,22 @@ def test_take_indexes_a_nest() -> None:
     assert taken["f"].value.tolist() == [2, 0]
     assert taken["t"][0].tolist() == [2, 0]
     assert taken["t"][1] == "text"
+
+
+def test_a_feature_between_two_is_real_where_either_is() -> None:
+    a = Partial(torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]], [[5.0, 6.0]]]), torch.tensor([True, True, False]))
+    b = Partial(torch.zeros(3, 1, 2), torch.tensor([True, False, True]))
+    masks = torch.tensor([[1, 0], [1, 1], [0, 0]]).bool(), torch.tensor([[1, 1], [0, 0], [1, 0]]).bool()
+    a, b = (replace(f, mask=mask) for f, mask in zip((a, b), masks, strict=True))
+    found = a.between(b, torch.tensor([0.25, 0.25, 0.25], dtype=torch.float64))
+    assert found.value.tolist() == [[[0.25, 0.5]], [[3.0, 4.0]], [[0.0, 0.0]]]
+    assert found.present is not None
+    assert found.present.tolist() == [True, True, True]
+    assert found.mask is not None
+    assert torch.equal(found.mask, masks[0] | masks[1])
+    whole = Feature(torch.ones(2, 3)).between(Feature(torch.zeros(2, 3)), 0.5)
+    assert whole.present is None
+    assert bool((whole.value == 0.5).all())
 
 
 def test_batch_take_keeps_everything_together() -> None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard import Batch, InputError, ModelError
-from crossguard.core.batch import Feature
 from crossguard.diagnostics.latents import latents, rest
 from crossguard.models import ENCODERS
 from crossguard.models.fusion import FUSIONS
@@ -151,6 +150,27 @@ def test_a_latent_without_a_row_a_sample_is_refused() -> None:
 def test_features_are_what_fuse_takes() -> None:
     net = model("mmtm").eval()
     found = latents(net, batches(6, 6), features=True)
-    assert found.features["a"].dim() == 3
-    answer = net.fuse({n: Feature(v) for n, v in found.features.items()}).logits
-    torch.testing.assert_close(answer, found.logits)
+    assert found.features["a"].value.dim() == 3
+    torch.testing.assert_close(net.fuse(found.features).logits, found.logits)
+
+
+def test_maps_of_clips_of_different_lengths_keep_their_masks() -> None:
+    torch.manual_seed(0)
+    encoders = {n: ENCODERS["transformer"](features=d, width=8, heads=2, layers=1) for n, d in (("a", 3), ("b", 2))}
+    net = cg.FusionModel(encoders, FUSIONS["transformer"](join="tokens", width=8, layers=1, heads=2), 3).eval()
+
+    def clips() -> Iterator[Batch]:
+        for number, batch in enumerate(batches(12, 4)):
+            length = 8 - 2 * number
+            x = {n: v[:, :length] for n, v in batch.inputs.items()}
+            real = torch.arange(length) < torch.tensor([length, 1, 2, length])[:, None]
+            # Only some batches say that b is there as a whole.
+            mask = {"a": real} if number else {"a": real, "b": torch.ones(4, 8, dtype=torch.bool)}
+            yield Batch({"a": x["a"], "b": batch.inputs["b"]}, batch.targets, mask, batch.ids)
+
+    found = latents(net, clips(), features=True)
+    assert found.features["a"].value.shape == (12, 8, 8)
+    answer = rest(net)(found.features)
+    torch.testing.assert_close(answer.logits, found.logits)
+    for estimate in cg.diagnostics.convexity(rest(net), found.features, found.targets, pairs=50):
+        assert estimate.defined

@@ -128,6 +128,26 @@ class Feature:
         """The samples at `rows`."""
         return take(self, rows)
 
+    def to(self, device: torch.device | str) -> Feature:
+        """The same on a device."""
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+
+    def between(self, other: Feature, share: float | Tensor) -> Feature:
+        """`share` of this one and 1 - share of the other, `share` a number or (N,).
+
+        A sample that is there in one of the two alone stays as it is; what is real (`present`, and the mask of feature
+        maps) is real in either.
+        """
+        mine = (
+            share.to(self.value.dtype).view(-1, *(1,) * (self.value.dim() - 1)) if isinstance(share, Tensor) else share
+        )
+        value = mine * self.value + (1 - mine) * other.value
+        real = {k: v | vars(other)[k] for k, v in vars(self).items() if isinstance(v, Tensor) and v.dtype == torch.bool}
+        if self.present is not None and other.present is not None:
+            only = self.value.where(expand_mask(self.present, value), other.value)
+            value = value.where(expand_mask(self.present & other.present, value), only)
+        return replace(self, value=value, **real)
+
 
 def take(tree: Any, rows: Tensor) -> Any:
     """Index every tensor of a nest of dicts, tuples, lists and dataclasses (without slots) along its first axis."""

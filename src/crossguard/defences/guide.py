@@ -54,7 +54,7 @@ def _density(found: Latents, context: Context) -> list[Estimate]:
 
 def _convexity(net: nn.Module, found: Latents, context: Context) -> list[Estimate]:
     with borrowed(net) as lent:
-        values = {name: value.to(context.device) for name, value in found.features.items()}
+        values = {name: feature.to(context.device) for name, feature in found.features.items()}
         answer = convexity(rest(lent), values, found.targets, classes=context.task.classes, seed=context.seed)
     context.work.forwards += 2000 * sum(e.defined for e in answer)
     return answer

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from crossguard.core.batch import Batch, Feature, Inputs, Mask, Need, Output, expand_mask, take
+from crossguard.core.batch import Batch, Feature, Inputs, Mask, Need, Output, expand_mask
 from crossguard.core.model import Branched
 
 Partner: TypeAlias = Literal["any", "within", "across"]
@@ -40,15 +40,7 @@ class Mixture:
 
     def feature(self, name: str, feature: Feature) -> Feature:
         """The same of what a branch hands over."""
-        a, b = take(feature, self.first), take(feature, self.second)
-        value = self.share[name] * a.value + (1 - self.share[name]) * b.value
-        if a.present is not None:
-            both, only = a.present & b.present, a.value.where(expand_mask(a.present, a.value), b.value)
-            value = value.where(expand_mask(both, value), only)
-        joined: dict[str, Any] = {} if a.present is None else {"present": a.present | b.present}
-        if getattr(a, "mask", None) is not None:
-            joined["mask"] = a.mask | b.mask
-        return replace(a, value=value, **joined)
+        return feature.take(self.first).between(feature.take(self.second), self.share[name])
 
 
 class Between(nn.Module):

@@ -9,14 +9,14 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from crossguard.core.batch import Output
+from crossguard.core.batch import Feature, Output
 from crossguard.core.errors import InputError
 from crossguard.core.estimate import Estimate
 from crossguard.core.model import borrowed
 from crossguard.core.random import bits, combine, text_key
 from crossguard.diagnostics.classes import group_codes, members, share_of, times_drawn
 
-Latents: TypeAlias = Tensor | Mapping[str, Tensor]
+Latents: TypeAlias = Tensor | Mapping[str, Tensor | Feature]
 Head: TypeAlias = Callable[[Any], Any]
 Ends: TypeAlias = Literal["all", "right"]
 
@@ -37,16 +37,18 @@ def convexity(
 ) -> list[Estimate]:
     """One value a class: the share of lambda z_a + (1 - lambda) z_b, lambda ~ U(0, 1), that `head` still gives it.
 
-    Over `pairs` random pairs of its samples. `latents` are (N, …), or by modality; `head` (the rest of the network, in
-    eval mode if it is a module) gives their logits. Several labels (targets (N, C)): p_c >= `threshold` (0.1, as
-    published). One label: c wins, and p_c > `threshold` (0; our choice, one chosen on validation data tells more).
-    `ends="right"` takes only samples that the head gives their class. `moved` names the modalities that are
-    interpolated, the others stay at z_a. Under a linear head every class is convex: measure where the rest of the
-    network is not linear, on samples that it was not trained on. Intervals resample groups (samples where there are
-    none). A class of fewer than two samples is undefined. Raises InputError for what cannot be meant.
+    Over `pairs` random pairs of its samples. `latents` are (N, …), or by modality, tensors or Features with masks (see
+    `Feature.between`); `head` (the rest of the network, in eval mode if it is a module) gives their logits. Several
+    labels (targets (N, C)): p_c >= `threshold` (0.1, as published). One label: c wins, and p_c > `threshold` (0; our
+    choice, one chosen on validation data tells more). `ends="right"` takes only samples that the head gives their
+    class. `moved` names the modalities that are interpolated, the others stay at z_a. Under a linear head every class
+    is convex: measure where the rest of the network is not linear, on samples that it was not trained on. Intervals
+    resample groups (samples where there are none). A class of fewer than two samples is undefined. Raises InputError
+    for what cannot be meant.
     """
-    table = dict(latents) if isinstance(latents, Mapping) else {"": latents}
-    samples = {len(z) for z in table.values()}
+    handed = latents if isinstance(latents, Mapping) else {"": latents}
+    table = {n: z if isinstance(z, Feature) else Feature(z) for n, z in handed.items()}
+    samples = {len(z.value) for z in table.values()}
     unknown = sorted(set(moved or ()) - set(table))
     if len(samples) != 1 or pairs < 1 or ends not in get_args(Ends) or unknown:
         raise InputError(
@@ -55,11 +57,12 @@ def convexity(
         )
     several, (count,) = targets.dim() == 2, samples
     least = (0.1 if several else 0.0) if threshold is None else threshold
-    device = next(iter(table.values())).device
+    device = next(iter(table.values())).value.device
 
-    def given(z: Mapping[str, Tensor], c: int | Tensor) -> Tensor:
+    def given(z: Mapping[str, Feature], c: int) -> Tensor:
         """(N,) bool: which latents the head gives class c."""
-        answer = head(dict(z) if isinstance(latents, Mapping) else z[""])
+        asked = {n: f if isinstance(handed[n], Feature) else f.value for n, f in z.items()}
+        answer = head(asked if isinstance(latents, Mapping) else asked[""])
         logits: Tensor = answer.logits if isinstance(answer, Output) else answer
         column = torch.as_tensor(c, device=logits.device).expand(len(logits))[:, None]
         if several:
@@ -74,7 +77,7 @@ def convexity(
         for c in range(belongs.shape[1]):
             rows = belongs[:, c].nonzero().squeeze(1)
             if ends == "right" and len(rows):
-                parts = [given({n: z[r] for n, z in table.items()}, c) for r in rows.split(batch_size)]
+                parts = [given({n: z.take(r) for n, z in table.items()}, c) for r in rows.split(batch_size)]
                 rows = rows[torch.cat(parts).to(rows.device)]
             if len(rows) < 2:
                 what = "samples" if ends == "all" else "samples that the head gives this class"
@@ -100,12 +103,9 @@ def _pairs(count: int, pairs: int, seed: int, c: int) -> tuple[Tensor, Tensor, T
     return a, (a + 1 + second.remainder(count - 1)).remainder(count), share.remainder(2**24).double() / 2**24
 
 
-def _between(x: Tensor, a: Tensor, b: Tensor, share: Tensor, moves: bool) -> Tensor:
+def _between(x: Feature, a: Tensor, b: Tensor, share: Tensor, moves: bool) -> Feature:
     """lambda x_a + (1 - lambda) x_b, or x_a where nothing moves."""
-    if not moves:
-        return x[a]
-    t = share.to(x.dtype).view(-1, *(1,) * (x.dim() - 1))
-    return t * x[a] + (1 - t) * x[b]
+    return x.take(a).between(x.take(b), share) if moves else x.take(a)
 
 
 def _lent(head: Head) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ from crossguard.attacks import pgd
 from crossguard.core import Batch, ModelError, Task, borrowed
 from crossguard.core.estimate import Estimate
 from crossguard.data.base import Dataset, Loader
-from crossguard.diagnostics.classes import bootstrapped, group_codes, shuffled, times_drawn
+from crossguard.diagnostics.classes import bootstrapped, group_codes, members, shuffled, times_drawn
 from crossguard.diagnostics.convexity import convexity
 from crossguard.diagnostics.density import density
 from crossguard.diagnostics.latents import Latents, latents, rest
@@ -26,6 +26,8 @@ from crossguard.threat import ThreatModel
 FORMAT = 1
 # What is drawn: more points hide each other, more paths as well.
 _POINTS, _PATHS = 600, 12
+# Of so many samples a class convexity asks what branches hand over: maps of more would not fit into memory.
+_ENDS = 200
 Said = Callable[[str, int, int | None], object]
 
 
@@ -53,7 +55,7 @@ def diagnose(
     device = next(model.parameters(), torch.zeros(())).device
     tell = progress or (lambda stage, done, total: None)
     notes: dict[str, str] = {}
-    found = _latents(model, Loader(dataset, batch_size), most, seed, notes)
+    found = latents(model, Loader(dataset, batch_size), most=most, seed=seed)
     tell("latents", 1, 1)
     some = sorted(shuffled(len(dataset), seed).tolist()[:samples])
     batches = [dataset.read(some[i : i + batch_size]).to(device) for i in range(0, len(some), batch_size)]
@@ -74,7 +76,7 @@ def diagnose(
         "samples": len(some),
         "density": _by_branch(found, "log", task, seed),
         "contrast": _by_branch(found, "contrast", task, seed),
-        "convexity": _convexities(model, found, task, seed, device) if found.features else {},
+        "convexity": _convexities(model, _ends(model, dataset, found, batch_size, notes), task, seed, device),
         "shapley": {"clean": clean, "joint": attacked},
         "predictors": [row.to_dict() for row in rows],
         "projection": _projection(found, ways, projection, seed, notes),
@@ -94,12 +96,18 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _latents(model: nn.Module, loader: Loader, most: int, seed: int, notes: dict[str, str]) -> Latents:
+def _ends(model: nn.Module, dataset: Dataset, found: Latents, batch_size: int, notes: dict[str, str]) -> Latents | None:
+    """What branches hand over of some samples of each class; None, and a note, for a model without branches."""
+    belongs = members(found.targets, len(found), len(found.seen))
+    chosen = (belongs & (belongs.cumsum(dim=0) <= _ENDS)).any(dim=1).nonzero().squeeze(1).tolist()
+    place = {name: i for i, name in enumerate(dataset.ids)}
+    rows = [place[found.ids[i]] for i in chosen]
+    batches = (dataset.read(rows[i : i + batch_size]) for i in range(0, len(rows), batch_size))
     try:
-        return latents(model, loader, most=most, features=True, seed=seed)
+        return latents(model, batches, most=len(rows), features=True)
     except ModelError as error:
         notes["convexity"] = str(error)
-        return latents(model, loader, most=most, seed=seed)
+        return None
 
 
 def _by_branch(found: Latents, kind: Any, task: Task, seed: int) -> dict[str, list[Estimate]]:
@@ -113,11 +121,13 @@ def _by_branch(found: Latents, kind: Any, task: Task, seed: int) -> dict[str, li
 
 
 def _convexities(
-    model: nn.Module, found: Latents, task: Task, seed: int, device: torch.device
+    model: nn.Module, found: Latents | None, task: Task, seed: int, device: torch.device
 ) -> dict[str, list[Estimate]]:
+    if found is None:
+        return {}
     # Only who has all modalities: half of nothing is not a way between two samples.
     whole = torch.stack([found.present[n] for n in found.features]).all(dim=0).nonzero().squeeze(1)
-    features = {n: v[whole].to(device) for n, v in found.features.items()}
+    features = {n: f.take(whole).to(device) for n, f in found.features.items()}
     options: dict[str, Any] = {"groups": [found.groups[i] for i in whole.tolist()], "classes": task.classes}
     targets = found.targets[whole]
     ways: dict[str, dict[str, Any]] = {"all": {}, "ends right": {"ends": "right"}}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from crossguard.core.batch import Batch, Feature, Output
+from crossguard.core.batch import Batch, Feature, Output, take
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import InputError, ModelError
 from crossguard.core.model import Branched, bare, borrowed, forward
@@ -22,13 +23,13 @@ from crossguard.models.layers import Layer, with_layers
 class Latents:
     """What a model makes of the samples kept, on the CPU: `values` (K, D) by branch and "fused", where `present` (K,).
 
-    `features` are what each branch hands over before branches first meet, `seen` (C,) how many samples of each class
-    passed by. `targets`, `logits`, `ids` and `groups` are the samples' own.
+    `features` are what each branch hands over before branches first meet, maps padded to the longest, with masks.
+    `seen` (C,) is how many samples of each class passed by; `targets`, `logits`, `ids` and `groups` are their own.
     """
 
     values: dict[str, Tensor]
     present: dict[str, Tensor]
-    features: dict[str, Tensor]
+    features: dict[str, Feature]
     logits: Tensor
     targets: Tensor
     ids: tuple[str, ...]
@@ -74,11 +75,11 @@ def latents(
     return kept.done()
 
 
-def rest(model: nn.Module) -> Callable[[Mapping[str, Tensor]], Output]:
+def rest(model: nn.Module) -> Callable[[Mapping[str, Feature]], Output]:
     """The rest of a network with branches: features by modality to its Output; lend it the model in eval mode."""
     net = bare(model)
     assert isinstance(net, Branched)
-    return lambda values: net.fuse({name: Feature(value) for name, value in values.items()})
+    return lambda features: net.fuse(dict(features))
 
 
 def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> dict[str, Any]:
@@ -88,10 +89,8 @@ def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> 
     found: dict[str, Any] = {}
     if branches and wanted and isinstance(net, Branched):
         features = {n: net.encode(n, batch.inputs[n], batch.mask.get(n)) for n in branches if n in batch.inputs}
-        if any(getattr(feature, "mask", None) is not None for feature in features.values()):
-            raise ModelError("branches hand over maps with masks, which cannot be interpolated; ask without features")
         output = net.fuse(features, ("latents",))
-        found |= {f"feature/{n}": f.value for n, f in features.items()}
+        found |= {f"feature/{n}": f for n, f in features.items()}
     elif wanted:
         raise ModelError("the features of branches need a model with branches, such as cg.FusionModel")
     else:
@@ -128,8 +127,7 @@ class _Kept:
         if not len(chosen):
             return
         index: list[int] = chosen.tolist()
-        part = {n: v.detach().cpu()[chosen] for n, v in rows.items()}
-        part |= {n: v.float() for n, v in part.items() if v.is_floating_point() and v.dtype != torch.float64}
+        part = {n: _kept_of(v, chosen) for n, v in rows.items()}
         ids = batch.ids or tuple(str(int(k)) for k in keys)
         groups = batch.groups or ids
         said = {"ids": [ids[i] for i in index], "groups": [groups[i] for i in index]}
@@ -147,14 +145,14 @@ class _Kept:
                 self.limit[c] = keys[belongs[:, c]].kthvalue(self.most).values
         keep = (belongs & (keys[:, None] <= self.limit)).any(dim=1).nonzero().squeeze(1)
         keep = keep[keys[keep].argsort(stable=True)]
-        whole = {n: v[keep] if isinstance(v, Tensor) else [v[i] for i in keep.tolist()] for n, v in whole.items()}
+        whole = {n: [v[i] for i in keep.tolist()] if isinstance(v, list) else take(v, keep) for n, v in whole.items()}
         self.table, self.pruned, self.added = [whole], len(keep), 0
         return whole
 
     def done(self) -> Latents:
         whole = self._prune()
 
-        def kind(name: str) -> dict[str, Tensor]:
+        def kind(name: str) -> dict[str, Any]:
             return {n.removeprefix(name): v for n, v in whole.items() if n.startswith(name)}
 
         return Latents(
@@ -163,5 +161,35 @@ class _Kept:
         )  # fmt: skip
 
 
-def _joined(parts: list[Any]) -> Any:
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else [x for part in parts for x in part]
+def _kept_of(value: Any, rows: Tensor) -> Any:
+    """The rows of a tensor or Feature, in memory of their own on the CPU, no less precise than float32."""
+    if isinstance(value, Feature):
+        return replace(value, **{k: _kept_of(v, rows) for k, v in vars(value).items() if isinstance(v, Tensor)})
+    value = value.detach().cpu()[rows]
+    return value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """One after another: lists, tensors padded with 0 to the largest, or Features, what some lack being all True."""
+    if isinstance(parts[0], list):
+        return [x for part in parts for x in part]
+    if isinstance(parts[0], Feature):
+        names = {k for f in parts for k, v in vars(f).items() if isinstance(v, Tensor)}
+        whole = {k: _joined([_or_all(f, k, parts) for f in parts]) for k in names}
+        return replace(parts[0], **whole)
+    size = [max(axis) for axis in zip(*(x.shape[1:] for x in parts), strict=True)]
+    return torch.cat([F.pad(x, _missing(x, size)) for x in parts])
+
+
+def _or_all(feature: Feature, name: str, among: Sequence[Feature]) -> Tensor:
+    """A Feature's own mask, or one as others have it that leaves nothing out: a set need not mask every batch."""
+    own = vars(feature)[name]
+    if own is not None:
+        return own
+    like: Tensor = next(vars(f)[name] for f in among if vars(f)[name] is not None)
+    return torch.ones(len(feature.value), *like.shape[1:], dtype=torch.bool)
+
+
+def _missing(x: Tensor, size: Sequence[int]) -> list[int]:
+    """How much is to be added after each axis but the first, the last axis first, as `F.pad` takes it."""
+    return [n for have, want in zip(reversed(x.shape[1:]), reversed(size), strict=True) for n in (0, want - have)]
