@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import crossguard as cg
 from crossguard.core import DataError
 from crossguard.data.base import Loader
-from crossguard.data.windows import windowed
+from crossguard.data.windows import Windows
 from crossguard.data.youtube8m_index import Indexed, index
 from crossguard.defences import Standard
 from crossguard.training import TrainConfig, train
@@ -38,8 +39,9 @@ def shards(tmp_path: Path) -> Indexed:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 40), st.integers(0, 3))
 def test_a_window_is_a_stretch_of_files_in_turn(sizes: list[int], window: int, epoch: int) -> None:
     files = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    order = windowed(files, window, 0, epoch)
-    assert order == windowed(files, window, 0, epoch)
+    windows = Windows(SimpleNamespace(files=files, fetch=list), window)
+    order = windows.order(0, epoch)
+    assert order == windows.order(0, epoch)
     assert sorted(order) == list(range(len(files)))
     stretches = [sorted(order[i : i + window], key=lambda i: int(files[i])) for i in range(0, len(order), window)]
     # Samples of a file follow one another: over the windows, each file's samples come in the order in which they lie.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -130,7 +130,7 @@ class Feature:
 
     def to(self, device: torch.device | str) -> Feature:
         """The same on a device."""
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)})
+        return each(self, lambda x: x.to(device))
 
     def between(self, other: Feature, share: float | Tensor) -> Feature:
         """`share` of this one and 1 - share of the other, `share` a number or (N,).
@@ -149,17 +149,22 @@ class Feature:
         return replace(self, value=value, **real)
 
 
-def take(tree: Any, rows: Tensor) -> Any:
-    """Index every tensor of a nest of dicts, tuples, lists and dataclasses (without slots) along its first axis."""
+def each(tree: Any, of: Callable[[Tensor], Tensor]) -> Any:
+    """A nest of dicts, tuples, lists and dataclasses (without slots), `of` every tensor in its place."""
     if isinstance(tree, Tensor):
-        return tree.index_select(0, rows)
+        return of(tree)
     if isinstance(tree, dict):
-        return {k: take(v, rows) for k, v in tree.items()}
+        return {k: each(v, of) for k, v in tree.items()}
     if isinstance(tree, tuple | list):
-        return type(tree)(take(v, rows) for v in tree)
+        return type(tree)(each(v, of) for v in tree)
     if hasattr(tree, "__dataclass_fields__") and hasattr(tree, "__dict__"):
         # Not through its constructor, which for a frozen class costs more than the indexing of small tensors.
-        taken = object.__new__(type(tree))
-        vars(taken).update({name: take(value, rows) for name, value in vars(tree).items()})
-        return taken
+        made = object.__new__(type(tree))
+        vars(made).update({name: each(value, of) for name, value in vars(tree).items()})
+        return made
     return tree
+
+
+def take(tree: Any, rows: Tensor) -> Any:
+    """Index every tensor of a nest (see `each`) along its first axis."""
+    return each(tree, lambda x: x.index_select(0, rows))

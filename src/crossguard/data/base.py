@@ -15,7 +15,7 @@ from crossguard.core.errors import DataError, InputError
 from crossguard.core.modality import Modality
 from crossguard.core.random import bits, combine, text_key
 from crossguard.core.task import MultiLabel, SingleLabel
-from crossguard.data.windows import in_files, windowed
+from crossguard.data.windows import Windows
 
 
 class Dataset(Protocol):
@@ -161,7 +161,7 @@ class Splits:
 
 class Loader:
     """Iterates over Batches of `dataset`; with `shuffle`, in an order that is a function of (seed, epoch) alone, with
-    `window` one that reads files front to back (see `windowed`).
+    `window` one that reads files front to back (see `Windows`).
 
     Rank r of `world` reads every world-th sample of that order from r on, so that the ranks together read each sample
     exactly once, and the i-th batches of all ranks together are the i-th batch of one process with `world` times
@@ -195,14 +195,13 @@ class Loader:
                 f"of {world} ranks, and drop_last leaves out what is not full; take a smaller batch_size"
             )
         self.dataset = dataset
-        self.in_files = in_files(dataset, window)
+        self.windows = Windows.of(dataset, window)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
         self.world = world
         self.drop_last = drop_last
-        self.window = window
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -212,8 +211,8 @@ class Loader:
     def order(self) -> list[int]:
         """The samples of all ranks in this epoch's order."""
         samples = len(self.dataset)
-        if self.shuffle and self.window is not None and self.in_files is not None:
-            order = windowed(self.in_files.files, self.window, self.seed, self.epoch)
+        if self.shuffle and self.windows is not None:
+            order = self.windows.order(self.seed, self.epoch)
         elif self.shuffle:
             # Sorting random keys: torch.randperm may change between versions and devices.
             key = combine(torch.tensor([text_key("order")]), self.seed, self.epoch)

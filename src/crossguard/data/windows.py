@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,47 +28,54 @@ class InFiles(Protocol):
         ...
 
 
-def in_files(dataset: object, window: int | None) -> InFiles | None:
-    """The data set where it is to be read in windows, else None; raises DataError where it cannot be."""
-    if window is None:
-        return None
-    if window < 1 or not isinstance(dataset, InFiles):
-        raise DataError(
-            f"found window {window} for data set {getattr(dataset, 'name', dataset)!r}; expected a whole number >= 1, "
-            f"and samples that lie in files one after another (youtube8m, moments); leave it out"
-        )
-    return dataset
+@dataclass(frozen=True)
+class Windows:
+    """A data set that is read file after file, its samples mixed within windows of `size`."""
 
+    dataset: InFiles
+    size: int
 
-def windowed(files: Tensor, window: int, *seeds: int) -> list[int]:
-    """All samples: files in random order, samples of a file as they lie there, then shuffled within windows of so many.
+    @classmethod
+    def of(cls, dataset: object, size: int | None) -> Windows | None:
+        """None without a size; raises DataError where the data set cannot be read so."""
+        if size is None:
+            return None
+        if size < 1 or not isinstance(dataset, InFiles):
+            raise DataError(
+                f"found window {size} for data set {getattr(dataset, 'name', dataset)!r}; expected a whole number >= "
+                f"1, and samples that lie in files one after another (youtube8m, moments); leave it out"
+            )
+        return cls(dataset, size)
 
-    A function of the seeds alone, as a buffer of `window` samples would mix them.
-    """
+    def order(self, *seeds: int) -> list[int]:
+        """All samples: files in random order, samples of a file as they lie there, then shuffled within each window.
 
-    def keys(purpose: str, count: int) -> Tensor:
-        return bits(combine(torch.tensor([text_key(purpose)]), *seeds), count)[0]
+        A function of the seeds alone.
+        """
+        files = self.dataset.files
 
-    in_turn = keys("files", int(files.max()) + 1)[files].argsort(stable=True)
-    mixed = keys("window", len(files)).argsort(stable=True)
-    return in_turn[mixed[(mixed // window).argsort(stable=True)]].tolist()
+        def keys(purpose: str, count: int) -> Tensor:
+            return bits(combine(torch.tensor([text_key(purpose)]), *seeds), count)[0]
+
+        in_turn = keys("files", int(files.max()) + 1)[files].argsort(stable=True)
+        mixed = keys("window", len(files)).argsort(stable=True)
+        return in_turn[mixed[(mixed // self.size).argsort(stable=True)]].tolist()
 
 
 class Ahead:
-    """Has the files of a window read while the one before is trained on."""
+    """Has the files of a window read while the one before is trained on; `first` is where in the order it begins."""
 
-    def __init__(
-        self, dataset: InFiles, order: Sequence[int], window: int, first: int, pool: ThreadPoolExecutor
-    ) -> None:
-        self.dataset, self.order, self.window, self.pool = dataset, order, window, pool
-        self.next, self.reading = first // window, dict[int, Future[None]]()
+    def __init__(self, windows: Windows, order: Sequence[int], first: int, pool: ThreadPoolExecutor) -> None:
+        self.windows, self.order, self.pool = windows, order, pool
+        self.next, self.reading = first // windows.size, dict[int, Future[None]]()
 
     def wait(self, end: int) -> None:
         """Until what lies before `end` in the order has been read; the window after it is begun."""
-        last = (end - 1) // self.window
+        size = self.windows.size
+        last = (end - 1) // size
         while self.next <= last + 1:
-            stretch = self.order[self.next * self.window : (self.next + 1) * self.window]
-            self.reading[self.next] = self.pool.submit(self.dataset.fetch, stretch)
+            stretch = self.order[self.next * size : (self.next + 1) * size]
+            self.reading[self.next] = self.pool.submit(self.windows.dataset.fetch, stretch)
             self.next += 1
         for number in [n for n in self.reading if n <= last]:
             self.reading.pop(number).result()

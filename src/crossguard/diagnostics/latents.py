@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossguard.core.batch import Batch, Feature, Output, take
+from crossguard.core.batch import Batch, Feature, Output, each, take
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import InputError, ModelError
 from crossguard.core.model import Branched, bare, borrowed, forward
@@ -120,14 +120,14 @@ class _Kept:
         self.table: list[dict[str, Any]] = []
         self.pruned = self.added = 0
 
-    def see(self, keys: Tensor, belongs: Tensor, rows: Mapping[str, Any], batch: Batch) -> None:
+    def see(self, keys: Tensor, belongs: Tensor, rows: dict[str, Any], batch: Batch) -> None:
         """Take in what may yet be among the smallest."""
         self.seen += belongs.sum(dim=0)
         chosen = (belongs & (keys[:, None] <= self.limit)).any(dim=1).nonzero().squeeze(1)
         if not len(chosen):
             return
         index: list[int] = chosen.tolist()
-        part = {n: _kept_of(v, chosen) for n, v in rows.items()}
+        part: dict[str, Any] = each(rows, lambda x: _own(x, chosen))
         ids = batch.ids or tuple(str(int(k)) for k in keys)
         groups = batch.groups or ids
         said = {"ids": [ids[i] for i in index], "groups": [groups[i] for i in index]}
@@ -161,12 +161,10 @@ class _Kept:
         )  # fmt: skip
 
 
-def _kept_of(value: Any, rows: Tensor) -> Any:
-    """The rows of a tensor or Feature, in memory of their own on the CPU, no less precise than float32."""
-    if isinstance(value, Feature):
-        return replace(value, **{k: _kept_of(v, rows) for k, v in vars(value).items() if isinstance(v, Tensor)})
-    value = value.detach().cpu()[rows]
-    return value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+def _own(x: Tensor, rows: Tensor) -> Tensor:
+    """The rows of a tensor, in memory of their own on the CPU, no less precise than float32."""
+    x = x.detach().cpu()[rows]
+    return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -40,9 +40,7 @@ def epoch_batches(
     cuts = [len(order) * i // count for i in range(first, count + 1)]
     shares: list[Sequence[int]] = [order[a:b] for a, b in pairwise(cuts)]
     with ThreadPoolExecutor(1, "crossguard-fetch") as fetching, ThreadPoolExecutor(1, "crossguard-read") as pool:
-        fetched = None
-        if window is not None and loader.in_files is not None:
-            fetched = Ahead(loader.in_files, order, window, cuts[0], fetching)
+        fetched = None if loader.windows is None else Ahead(loader.windows, order, cuts[0], fetching)
 
         def read(i: int) -> Batch:
             if fetched is not None:

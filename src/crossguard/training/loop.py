@@ -19,7 +19,7 @@ from crossguard.core.files import locked, read_safetensors, write_json, write_sa
 from crossguard.core.model import bare
 from crossguard.core.task import Task
 from crossguard.data.base import Splits
-from crossguard.data.windows import in_files
+from crossguard.data.windows import Windows
 from crossguard.defences.objective import Context, Objective, Work
 from crossguard.threat import ThreatModel
 from crossguard.training.batches import batches_per_epoch, epoch_batches
@@ -102,7 +102,7 @@ class _Run:
         self.progress = progress if team.first else None
         self.threat = readable(model, threat)
         self.state, self.work = State(), Work()
-        in_files(splits.train, config.window)  # said before any work, where the set cannot be read so
+        Windows.of(splits.train, config.window)  # said before any work, where the set cannot be read so
         self.batches = batches_per_epoch(len(splits.train), config.batch_size, team.world)
         self.steps = self.batches * config.epochs
         if device.type == "cuda":
