@@ -33,7 +33,7 @@ def plant(run: Run, number: int = 0, **options: Any) -> None:
     objective = "adversarial" if "adversarial" in name else "standard"
     make(run.folder, name, seed=number, accuracy=(0.9, GOOD[name]), objective=objective, **options)
     meta = json.loads((run.folder / "record.json").read_text())
-    meta["recipe"] = {"digest": run.recipe.digest}
+    meta["recipe"] = {**run.recipe.document, "digest": run.recipe.digest}
     (run.folder / "record.json").write_text(json.dumps(meta))
     if run.fold is not None:
         with np.load(run.folder / "samples.npz") as file:

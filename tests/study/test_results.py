@@ -136,11 +136,23 @@ def test_a_record_of_another_recipe_is_not_of_this_study(tmp_path: Path) -> None
     plan = planted(tmp_path)
     path = plan.runs[0].folder / "record.json"
     meta = json.loads(path.read_text())
-    meta["recipe"]["digest"] = "0" * 12
+    meta["recipe"] |= {"digest": "0" * 12, "seed": 99}
     path.write_text(json.dumps(meta))
     assert not plan.runs[0].finished
     name, seed = plan.runs[0].recipe.name, plan.runs[0].recipe.seed
     assert results(plan).notes == (f"not finished, 1 of 9 runs: {name} (seed {seed})",)
+
+
+def test_an_option_that_came_after_a_record_is_its_default_in_it(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    run = plan.runs[0]
+    meta = json.loads((run.folder / "record.json").read_text())
+    for optimizer, finished in ((None, True), ("sgd", False)):
+        train = {key: value for key, value in run.recipe.document["train"].items() if key != "optimizer"}
+        train |= {} if optimizer is None else {"optimizer": optimizer}
+        older = {**meta["recipe"], "train": train, "digest": "0" * 12}
+        (run.folder / "record.json").write_text(json.dumps({**meta, "recipe": older}))
+        assert run.finished == finished
 
 
 def test_what_is_missing_of_many_runs_is_said_in_one_line(tmp_path: Path) -> None:

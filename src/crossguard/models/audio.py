@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
 from crossguard.models.encoder import Encoder, check_sizes, frame_mask, mean_over_time
+from crossguard.models.folded import normed
 from crossguard.models.logmel import LogMel, Preset, Settings, log_mel
 from crossguard.models.passes import add_ending
 
@@ -110,8 +111,8 @@ class ConvPool(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         """(N, C, T, F) to (N, width, T', F'), 0 where `real` (N, T) is False."""
-        x = _keep(self.norm1(self.conv1(x)).relu(), real)
-        return self.pool(_keep(self.norm2(self.conv2(x)).relu(), real))
+        x = _keep(normed(self.conv1, self.norm1, x).relu(), real)
+        return self.pool(_keep(normed(self.conv2, self.norm2, x).relu(), real))
 
 
 def _keep(x: Tensor, real: Tensor | None) -> Tensor:

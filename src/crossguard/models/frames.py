@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import expand_mask
 from crossguard.models.encoder import Encoder, affine, check_sizes, frame_mask, mean_over_time, scales
+from crossguard.models.folded import normed
 from crossguard.models.passes import add_ending
 
 
@@ -95,4 +96,5 @@ class Look(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, width, H / 2, W / 2)."""
-        return self.pool(self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())).relu())
+        x = normed(self.conv1, self.norm1, x).relu()
+        return self.pool(normed(self.conv2, self.norm2, x).relu())

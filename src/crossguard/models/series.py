@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
 from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+from crossguard.models.folded import Normed, normed
 
 
 class SeriesNet(Encoder):
@@ -71,12 +72,12 @@ class SeriesBlock(nn.Module):
         self.norm1 = nn.BatchNorm1d(width)
         self.conv2 = nn.Conv1d(width, width, kernel, 1, kernel // 2, bias=False)
         self.norm2 = nn.BatchNorm1d(width)
-        self.shortcut = nn.Sequential(nn.Conv1d(before, width, 1, 2, bias=False), nn.BatchNorm1d(width))
+        self.shortcut = Normed(nn.Conv1d(before, width, 1, 2, bias=False), nn.BatchNorm1d(width))
 
     def forward(self, x: Tensor, real: Tensor | None) -> Tensor:
         """(N, C, T) to (N, width, T / 2), 0 where `real` (N, T / 2) is False."""
-        y = _keep(self.norm1(self.conv1(x)).relu(), real)
-        return _keep((self.norm2(self.conv2(y)) + self.shortcut(x)).relu(), real)
+        y = _keep(normed(self.conv1, self.norm1, x).relu(), real)
+        return _keep((normed(self.conv2, self.norm2, y) + self.shortcut(x)).relu(), real)
 
 
 def _times(mask: Tensor | None, every: int) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
 from crossguard.models.encoder import Encoder, check_sizes, scales
+from crossguard.models.folded import Normed
 
 
 class HCN(Encoder):
@@ -105,8 +106,8 @@ def _conv(
 ) -> nn.Sequential:
     """A convolution that keeps persons apart, so that the batch axis stays the samples' own."""
     padding = (0, kernel[1] // 2, kernel[2] // 2)
-    layers: list[nn.Module] = [nn.Conv3d(before, width, kernel, 1, padding)]
-    return nn.Sequential(*layers, *([nn.BatchNorm3d(width)] if norm else []), *then)
+    conv = nn.Conv3d(before, width, kernel, 1, padding)
+    return Normed(conv, nn.BatchNorm3d(width), *then) if norm else nn.Sequential(conv, *then)
 
 
 def _halve() -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
 from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, moved, scales
+from crossguard.models.folded import Normed, normed
 
 
 class VideoResNet(Encoder):
@@ -52,9 +53,8 @@ class VideoResNet(Encoder):
         self.register_buffer("std", _per_channel(scales(std, channels, "VideoResNet std")), persistent=False)
         widths = (width, 2 * width, 4 * width, 8 * width)
         padding = (stem[0] // 2, stem[1] // 2, stem[2] // 2)
-        self.stem = nn.Sequential(
-            nn.Conv3d(channels + outline, width, stem, stride, padding, bias=False), nn.BatchNorm3d(width), nn.ReLU()
-        )
+        first = nn.Conv3d(channels + outline, width, stem, stride, padding, bias=False)
+        self.stem = Normed(first, nn.BatchNorm3d(width), nn.ReLU())
         before = width
         for i, (size, count) in enumerate(zip(widths, blocks, strict=True)):
             layers = [Block(before if j == 0 else size, size, 2 if i and j == 0 else 1) for j in range(count)]
@@ -95,12 +95,12 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm3d(width)
         self.shortcut = nn.Sequential()
         if stride != 1 or before != width:
-            self.shortcut = nn.Sequential(nn.Conv3d(before, width, 1, stride, bias=False), nn.BatchNorm3d(width))
+            self.shortcut = Normed(nn.Conv3d(before, width, 1, stride, bias=False), nn.BatchNorm3d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, H, W) to (N, width, T', H', W')."""
-        y = self.norm1(self.conv1(x)).relu()
-        return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
+        y = normed(self.conv1, self.norm1, x).relu()
+        return (normed(self.conv2, self.norm2, y) + self.shortcut(x)).relu()
 
 
 def _own_mean(x: Tensor, real: Tensor | None) -> Tensor:

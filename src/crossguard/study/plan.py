@@ -13,7 +13,7 @@ from pydantic import Field
 
 from crossguard.core.errors import RecipeError, RunError
 from crossguard.core.files import read_json
-from crossguard.recipe import Recipe, load
+from crossguard.recipe import Recipe, load, validate
 from crossguard.recipe.loading import read
 from crossguard.recipe.validation import Problems, mapping, options
 from crossguard.recipe.wording import suggestion
@@ -58,11 +58,15 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the folder holds the whole Record of this very recipe."""
+        """Whether the folder holds the whole Record of this very recipe.
+
+        Options that came after the Record was written count as what they are by default.
+        """
         try:
             meta = read_json(self.folder / "record.json")
-            return bool(meta["complete"]) and meta["recipe"]["digest"] == self.recipe.digest
-        except (RunError, KeyError, TypeError):
+            digest = meta["recipe"].pop("digest")
+            return bool(meta["complete"]) and self.recipe.digest in (digest, validate(meta["recipe"]).digest)
+        except (RunError, RecipeError, KeyError, TypeError, AttributeError):
             return False
 
 
