@@ -11,7 +11,7 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 def normed(conv: Conv, norm: Norm, x: Tensor) -> Tensor:
     """norm(conv(x)); in eval mode, in which every attack runs, neither passes over the map a second time.
 
-    Of an attack's step the normalisation's own passes, forward and back, are up to a quarter
+    Of an attack's step the normalisation's own passes, forward and back, are up to a fifth
     (`benchmarks/encoders.py`). Weights and statistics stay where they are; a hook on `norm` hears training alone.
     """
     if norm.training:
@@ -19,7 +19,9 @@ def normed(conv: Conv, norm: Norm, x: Tensor) -> Tensor:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias - (norm.running_mean if conv.bias is None else norm.running_mean - conv.bias) * scale
+    bias = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
     weight = conv.weight * scale.view(-1, *[1] * (conv.weight.dim() - 1))
     return conv._conv_forward(x, weight, bias)  # pyright: ignore[reportPrivateUsage] (one name for all ranks)
 

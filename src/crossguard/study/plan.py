@@ -65,7 +65,9 @@ class Run:
         try:
             meta = read_json(self.folder / "record.json")
             digest = meta["recipe"].pop("digest")
-            return bool(meta["complete"]) and self.recipe.digest in (digest, validate(meta["recipe"]).digest)
+            if not meta["complete"]:
+                return False
+            return digest == self.recipe.digest or validate(meta["recipe"]).digest == self.recipe.digest
         except (RunError, RecipeError, KeyError, TypeError, AttributeError):
             return False
 
