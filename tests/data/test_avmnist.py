@@ -62,6 +62,16 @@ def test_sounds_pictures_and_masks(folder: Path) -> None:
     assert batch.targets.tolist() == [3, 3]
 
 
+def test_the_order_of_the_rows_changes_no_sound(folder: Path) -> None:
+    before = avmnist(folder, seconds=0.2).test
+    with (folder / "pairs.csv").open(newline="") as file:
+        rows: list[dict[str, object]] = [*csv.DictReader(file)]
+    write_pairs(folder, rows[::-1])
+    after = avmnist(folder, seconds=0.2).test
+    there = [after.ids.index(name) for name in before.ids]
+    torch.testing.assert_close(after.read(there).inputs, before.read(range(len(before))).inputs)
+
+
 def test_the_official_split(folder: Path) -> None:
     splits = avmnist(folder, validation=0.25)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [18, 6, 12]

@@ -79,6 +79,9 @@ def test_the_key_follows_options_version_and_files(tmp_path: Path) -> None:
     os.utime(file, ns=(1, 1))
     others.append(cache_key("set", {"size": 48, "frames": 16}, 1, [file]))
     assert len({base, *others}) == 7
+    (tmp_path / "b.mat").write_bytes(b"1234")
+    both = [file, tmp_path / "b.mat"]
+    assert cache_key("set", {}, 1, both) != cache_key("set", {}, 1, both[::-1]), "arrays may lie in their order"
 
 
 def test_the_folder_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

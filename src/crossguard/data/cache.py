@@ -25,9 +25,10 @@ def cache_folder() -> Path:
 
 
 def cache_key(name: str, options: Mapping[str, Any], version: int, files: Iterable[Path] = ()) -> str:
-    """`name` and a hash of the options (JSON), the builder's version, and each source file's name, size and mtime."""
+    """`name` and a hash of the options (JSON), the builder's version, and each source file's name, size and mtime, in
+    their order, which may be that of the arrays."""
     stats = [(path.name, path.stat()) for path in files]
-    sources = sorted((f, s.st_size, s.st_mtime_ns) for f, s in stats)
+    sources = [(f, s.st_size, s.st_mtime_ns) for f, s in stats]
     text = json.dumps([options, version, sources], sort_keys=True)
     return f"{name}-{hashlib.blake2b(text.encode(), digest_size=10).hexdigest()}"
 
