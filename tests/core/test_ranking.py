@@ -93,6 +93,12 @@ def test_single_labels_and_nothing_at_all() -> None:
     assert len(empty) == 0
 
 
+def test_bfloat16_is_ranked_too() -> None:
+    scores, targets = torch.tensor([[2.0, 1.0, 0.5], [0.25, -1.0, 3.0]]), torch.eye(3)[[0, 1]]
+    half = Ranking.of(scores.bfloat16(), targets.bfloat16())
+    assert half.gap() == Ranking.of(scores, targets).gap()
+
+
 def test_what_cannot_be_ranked_is_refused() -> None:
     ranking = Ranking(3, k=2)
     with pytest.raises(cg.InputError, match="4 classes, expected 3"):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from crossguard.core.files import read_json, read_safetensors
-from crossguard.defences import Adversarial
+from crossguard.defences import Adversarial, Fast, Free
 from crossguard.training import TrainConfig, train
 from tests.training.toys import TASK, THREAT, TwoBranch, splits
 
@@ -36,8 +37,32 @@ save_file(dict(result.model.state_dict()), str(out / f"rank{rank}.safetensors"))
 """
 
 
+class StoppedError(Exception):
+    """Where a run is killed."""
+
+
+class Stops:
+    """Beside an objective: killed once, in its fourth step."""
+
+    stops = True
+
+    def step(self, model: nn.Module, batch: Any, context: Any) -> Any:
+        if context.step == 3 and self.stops:
+            raise StoppedError
+        return super().step(model, batch, context)  # type: ignore[misc]
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "as if it never were"}
+
+
+class GoesOn(Stops):
+    stops = False
+
+
 def go(out: Path | None, kind: str, seed: int = 0) -> Any:
     """Train; "exact" has neither dropout nor batch statistics, so that one process can be compared with two."""
+    if kind.startswith(("free", "fast")):
+        return keep_going(out, kind)
     model = TwoBranch(seed=seed)
     if kind == "exact":
         for module in model.modules():
@@ -50,6 +75,19 @@ def go(out: Path | None, kind: str, seed: int = 0) -> Any:
             part.inputs.update({n: x.double() for n, x in part.inputs.items()})  # type: ignore[attr-defined]
     config = TrainConfig(epochs=2, batch_size=15, learning_rate=0.01, validation_steps=3)
     return train(model, data, task=TASK, threat=THREAT, objective=Adversarial(steps=2), config=config, out=out)
+
+
+def keep_going(out: Path | None, kind: str) -> Any:
+    """Train by an objective that keeps something from step to step; "stopped" in between, then to the end."""
+    base, options = (
+        (Free, {"replays": 4}) if kind.startswith("free") else (Fast, {"probe_every": 2, "gap": 0.01, "relief": 1})
+    )
+    config = TrainConfig(epochs=2, batch_size=15, learning_rate=0.05, validation_steps=2, checkpoint_every=1)
+    for way in (Stops, GoesOn) if kind.endswith("stopped") else (GoesOn,):
+        objective = type(base.__name__, (way, base), {})(**options)
+        with suppress(StoppedError):
+            return train(TwoBranch(), splits(61), task=TASK, threat=THREAT, objective=objective, config=config, out=out)
+    raise AssertionError("it never ended")
 
 
 def together(out: Path, kind: str) -> list[subprocess.CompletedProcess[str]]:
@@ -94,3 +132,17 @@ def test_all_ranks_stop_where_the_first_cannot_write(tmp_path: Path) -> None:
     for done in together(tmp_path, "exact"):
         assert done.returncode != 0
         assert "RunError" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["free", "fast"])
+def test_what_an_objective_keeps_of_each_rank_survives_a_stop(tmp_path: Path, kind: str) -> None:
+    found = []
+    for name in (kind, f"{kind}-stopped"):
+        (tmp_path / name).mkdir()
+        for done in together(tmp_path / name, name):
+            assert done.returncode == 0, done.stderr
+        found.append(read_safetensors(tmp_path / name / "rank1.safetensors"))
+    assert all(torch.equal(found[0][n], found[1][n]) for n in found[0])
+    if kind == "fast":  # both ranks probe alike: relief is for all or for none
+        said = [json.loads((tmp_path / kind / f"rank{r}.json").read_text()) for r in (0, 1)]
+        assert said[0]["price"]["forwards"] == said[1]["price"]["forwards"]

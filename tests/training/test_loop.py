@@ -144,6 +144,37 @@ def test_adversarial_training_turns_to_the_robust_feature() -> None:
     assert accuracy["standard"].clean > accuracy["adversarial"].clean
 
 
+def test_validation_attacks_the_view_and_counts_what_fools_the_model() -> None:
+    class Masking(TwoBranch):
+        """Its gradient leads away from what fools it."""
+
+        def encode(self, name: str, x: Tensor, mask: Tensor | None = None) -> Feature:
+            return super().encode(name, 2 * x.detach() - x, mask)
+
+        def attack_view(self) -> nn.Module:
+            honest = TwoBranch()
+            honest.load_state_dict(self.state_dict())
+            return honest
+
+    data, found = splits(weak=True), {}
+    weights = run(objective=Standard(), config=replace_config(epochs=4)).model.state_dict()
+    for kind in (TwoBranch, Masking):
+        model = kind()
+        model.load_state_dict(weights)
+        found[kind] = validate(
+            model,
+            data.validation,
+            task=TASK,
+            threat=THREAT,
+            config=replace_config(),
+            seed=0,
+            ranks=Ranks(),
+            work=Work(),
+        )
+    assert found[Masking] == found[TwoBranch]
+    assert found[TwoBranch].joint < found[TwoBranch].clean
+
+
 def test_work_is_counted_exactly() -> None:
     config = replace_config(validate_every=2, epochs=3)
     result = run(objective=Adversarial(steps=4, attacked="joint"), config=config)

@@ -22,7 +22,7 @@ from crossguard.core.errors import InputError, ModelError, RunError
 from crossguard.core.files import locked
 from crossguard.training import TrainConfig
 from crossguard.training.batches import batches_per_epoch, epoch_batches
-from crossguard.training.checkpoint import differences, load_checkpoint, save_checkpoint
+from crossguard.training.checkpoint import differences, load_checkpoint, load_share, save_checkpoint, save_share
 from crossguard.training.distributed import Ranks, ranks
 from crossguard.training.folder import Log
 from crossguard.training.optimizer import build_optimizer
@@ -340,6 +340,18 @@ def test_validation_samples_are_drawn_once_and_not_in_stride() -> None:
     chosen = drawn(data, 10)
     assert chosen == drawn(data, 10) == sorted(set(chosen))
     assert len({b - a for a, b in pairwise(chosen)}) > 1
+
+
+def test_what_is_each_ranks_own_lasts_as_long_as_its_checkpoint(tmp_path: Path) -> None:
+    for step in (3, 6):
+        save_share(tmp_path, step, 1, {"turn": step, "delta": torch.full((2,), float(step))})
+        if step == 6:
+            assert load_share(tmp_path, 3, 1)["turn"] == 3, "until the next one counts"
+        save_checkpoint(tmp_path, step, {}, {"step": step})
+    found = load_share(tmp_path, 6, 1)
+    assert (found["turn"], found["delta"].tolist()) == (6, [6.0, 6.0])
+    with pytest.raises(RunError):
+        load_share(tmp_path, 3, 1)
 
 
 def test_torchrun_variables_that_are_incomplete_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

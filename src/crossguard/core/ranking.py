@@ -23,8 +23,7 @@ Scores: TypeAlias = Array | Tensor
 
 def pair(scores: Scores, targets: Scores) -> tuple[Array, Array]:
     """(N, C) scores and (N, C) bool of what is true, of targets (N,) or (N, C); raises InputError for others."""
-    found = scores.detach().cpu().numpy() if isinstance(scores, Tensor) else np.asarray(scores)
-    truth = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
+    found, truth = _array(scores), _array(targets)
     if found.ndim != 2 or truth.shape not in (found.shape, found.shape[:1]):
         raise InputError(
             f"found scores of shape {found.shape} and targets of shape {truth.shape}, expected (N, C) and "
@@ -37,6 +36,13 @@ def pair(scores: Scores, targets: Scores) -> tuple[Array, Array]:
             raise InputError(f"targets span [{truth.min()}, {truth.max()}], expected [0, {found.shape[1] - 1}]")
         truth = np.arange(found.shape[1]) == truth[:, None]
     return found, truth.astype(bool)
+
+
+def _array(values: Scores) -> Array:
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    # numpy has no bfloat16.
+    return (values.detach().float() if values.dtype == torch.bfloat16 else values.detach()).cpu().numpy()
 
 
 def best(scores: Array, k: int) -> Array:
@@ -96,15 +102,16 @@ class Ranking:
             part += other._parts[name]
         self._lists.clear()
 
-    def gathered(self) -> Ranking:
-        """Of the samples of all ranks, the same on each, in the order of the ranks; itself without a process group."""
+    def gathered(self, device: torch.device | None = None) -> Ranking:
+        """Of the samples of all ranks, the same on each, in the order of the ranks; itself without a process group.
+        `device` (None: the CPU) is this rank's own, by which it speaks to the others."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return self
         whole = Ranking(self.classes, self.k)
         for name, empty in _EMPTY.items():
             shape = (0, self.k) if name in ("score", "class", "right") else (0,)
             mine = np.concatenate([np.zeros(shape, empty), *self._parts[name]]).astype(empty)
-            whole._parts[name] = _from_all(mine)
+            whole._parts[name] = _from_all(mine, device)
         return whole
 
     def __len__(self) -> int:
@@ -203,9 +210,8 @@ class _Lists:
         return np.bincount(self.group, w[self.hit] * precision, self.groups)
 
 
-def _from_all(mine: Array) -> list[Array]:
+def _from_all(mine: Array, device: torch.device | None) -> list[Array]:
     """Arrays of all ranks, whose first axes differ in length."""
-    device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
     lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]
     distributed.all_gather(lengths, torch.tensor([len(mine)], device=device))
     sizes: Sequence[int] = [int(n) for n in lengths]

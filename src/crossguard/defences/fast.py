@@ -73,15 +73,17 @@ class Fast(Adversarial):
 
     def probe(self, model: nn.Module, batch: Batch, context: Context) -> dict[str, torch.Tensor]:
         """Accuracies under one step and under PGD, in eval mode; begins the remedy where they are too far apart."""
-        one, many = (
+        right = (
             self._right(model, objective.perturb(model, batch, context), context) for objective in (self, self.careful)
         )
-        before, self.counts["probed"] = self.counts.get("probed", -1.0), float(many)
-        fallen = float(one - many) > self.gap and float(many) <= before
+        once, often, samples = context.total(*right, len(batch))
+        one, many = once / samples, often / samples
+        before, self.counts["probed"] = self.counts.get("probed", -1.0), many
+        fallen = one - many > self.gap and many <= before
         if fallen:
             words = (
-                f"step {context.step + 1}: fast adversarial training has collapsed: {100 * float(one):.0f} % right "
-                f"under its own step, {100 * float(many):.0f} % under {self.probe_steps} steps"
+                f"step {context.step + 1}: fast adversarial training has collapsed: {100 * one:.0f} % right "
+                f"under its own step, {100 * many:.0f} % under {self.probe_steps} steps"
             )
             if self.remedy == "stop":
                 raise RunError(f"{words}; go on from the checkpoint before it with remedy: pgd, or train `adversarial`")
@@ -89,7 +91,8 @@ class Fast(Adversarial):
             self.counts["collapses"] = self.counts.get("collapses", 0) + 1
             if self.remedy == "pgd":
                 self.counts["left"] = self.relief
-        return {"one_step": one, "probe": many, "collapsed": torch.tensor(float(fallen), device=one.device)}
+        found = {"one_step": one, "probe": many, "collapsed": float(fallen)}
+        return {name: torch.tensor(value, device=context.device) for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """See `Objective.state_dict`."""
@@ -100,8 +103,8 @@ class Fast(Adversarial):
         self.counts.clear()
         self.counts.update(state)
 
-    def _right(self, model: nn.Module, batch: Batch, context: Context) -> torch.Tensor:
+    def _right(self, model: nn.Module, batch: Batch, context: Context) -> int:
         with borrowed(model, device=context.device) as net, torch.no_grad():
             margin = context.task.margin(forward(net, batch.inputs, batch.mask).logits, batch.targets)
         context.work.forwards += len(batch)
-        return (margin > 0).float().mean()
+        return int((margin > 0).sum())

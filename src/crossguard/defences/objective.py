@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Protocol
@@ -39,7 +39,8 @@ class Losses:
 class Context:
     """Where training stands: `epoch` of `epochs`, global `step` of `steps`; `work` is added to by whoever pays it.
 
-    `amp` is the type of mixed precision, None for full precision.
+    `amp` is the type of mixed precision, None for full precision. `total` sums counts over all processes that train the
+    model, by which they decide alike; all must call it.
     """
 
     task: Task
@@ -52,6 +53,7 @@ class Context:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     amp: torch.dtype | None = None
     work: Work = field(default_factory=Work)
+    total: Callable[..., list[int]] = lambda *counts: list(counts)
 
     def draw(self, *parts: int) -> int:
         """A random whole number in [0, 2^31), a function of (seed, step, parts): the same after a resume."""

@@ -37,8 +37,22 @@ def save_checkpoint(folder: Path, step: int, same: Mapping[str, Any], state: Map
             (folder / name).unlink(missing_ok=True)
         raise
     for old in folder.iterdir():  # also what a killed process left half-written
-        if old.name not in (name, "latest.json"):
+        if old.name not in (name, "latest.json") and not old.name.startswith(f"share-{step:09d}-"):
             old.unlink(missing_ok=True)
+
+
+def save_share(folder: Path, step: int, rank: int, state: Mapping[str, Any]) -> None:
+    """Write what is `rank`'s own; before the checkpoint of this step, which makes it count."""
+    tensors: dict[str, Tensor] = {}
+    rest = split(dict(state), "state", tensors)
+    write_safetensors(folder / f"share-{step:09d}-{rank}.safetensors", tensors)
+    write_json(folder / f"share-{step:09d}-{rank}.json", rest)
+
+
+def load_share(folder: Path, step: int, rank: int) -> dict[str, Any]:
+    """What was this rank's own; raises RunError where it is damaged or not there."""
+    name = f"share-{step:09d}-{rank}"
+    return join(read_json(folder / f"{name}.json"), read_safetensors(folder / f"{name}.safetensors"))
 
 
 def load_checkpoint(folder: Path, same: Mapping[str, Any]) -> dict[str, Any] | None:

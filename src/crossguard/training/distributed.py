@@ -65,16 +65,17 @@ class Ranks:
         for dtype in sorted({t.dtype for t in tensors}, key=str):
             _reduce([t for t in tensors if t.dtype == dtype], samples / whole)
 
-    def agree(self, work: Callable[[], None]) -> None:
-        """Do `work` on the first rank; all raise where it fails, the others RunError, so that none waits for ever."""
+    def agree(self, work: Callable[[], None], *, everyone: bool = False) -> None:
+        """Do `work` on the first rank, or on every one; all raise where it fails, those where it did not RunError, so
+        that none waits for ever."""
         error: Exception | None = None
-        if self.first:
+        if self.first or everyone:
             try:
                 work()
             except Exception as caught:  # whatever it is, the others must hear of it
                 error = caught
         if self.total(int(error is not None))[0]:
-            raise error or RunError("the first process could not go on; its message says why")
+            raise error or RunError("another process could not go on; its message says why")
 
 
 def _reduce(tensors: list[Tensor], weight: float) -> None:

@@ -23,7 +23,7 @@ from crossguard.data.windows import Windows
 from crossguard.defences.objective import Context, Objective, Work
 from crossguard.threat import ThreatModel
 from crossguard.training.batches import batches_per_epoch, epoch_batches
-from crossguard.training.checkpoint import load_checkpoint, save_checkpoint
+from crossguard.training.checkpoint import load_checkpoint, load_share, save_checkpoint, save_share
 from crossguard.training.checks import check_fit, check_losses, digest, readable
 from crossguard.training.config import TrainConfig
 from crossguard.training.distributed import Ranks, own_device, ranks
@@ -139,6 +139,7 @@ class _Run:
             device=self.device,
             amp=torch.bfloat16 if self.config.amp == "bf16" else None,
             work=self.work,
+            total=self.team.total,
         )
 
     def restore(self, resume: bool) -> None:
@@ -154,24 +155,39 @@ class _Run:
         if found is not None:
             self.model.load_state_dict(found["model"])
             self.optimizer.load_state_dict(found["optimizer"])
-            self.objective.load_state_dict(found["objective"])
             self.state = State.from_dict(found["progress"])
+            self.objective.load_state_dict(self._own(found))
         if self.team.total(self.state.step)[0] != self.state.step * self.team.world:
             raise RunError(f"the processes found different checkpoints in {self.out}; give a folder that all can see")
         if self.out is not None and self.team.first:
             self.log = Log(self.out / "log.jsonl", found["log"] if found is not None else 0)
         self.team.begin_together(self.model)
 
+    def _own(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """What this rank's objective kept: each has its own share of the batches."""
+        assert self.out is not None, "it was found there"
+        kept, were, team = found["objective"], found.get("world", 1), self.team
+        if kept and were != team.world:
+            raise RunError(
+                f"{self.out} was stopped as {were} processes, now there are {team.world}; its objective keeps "
+                f"something of each: go on with as many, or train into another folder"
+            )
+        return kept if team.first or not kept else load_share(self.out / "checkpoint", self.state.step, team.rank)
+
     def save(self) -> None:
         """Write a checkpoint."""
         self._settle(self.state.training)
         if self.out is None:
             return
-        folder, log = self.out / "checkpoint", self.log
+        folder, log, own = self.out / "checkpoint", self.log, self.objective.state_dict()
+        if own and self.team.world > 1:
+            step, rank = self.state.step, self.team.rank
+            self.team.agree(lambda: save_share(folder, step, rank, own), everyone=True)
         state = {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
-            "objective": self.objective.state_dict(),
+            "objective": own,
+            "world": self.team.world,
             "progress": self.state.to_dict(),
             "log": log.position if log is not None else 0,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from crossguard.attacks import pgd
 from crossguard.attacks.objective import RANKED
 from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Batch
-from crossguard.core.model import borrowed, forward
+from crossguard.core.model import attack_view, borrowed, forward
 from crossguard.core.random import bits, combine, text_key
 from crossguard.core.ranking import Ranking
 from crossguard.core.task import MultiLabel, Task
@@ -69,7 +69,7 @@ def validate(
     chosen = drawn(dataset, config.validation_samples)
     mine = chosen[ranks.rank :: ranks.world]
     split = _Split(model, dataset, mine, config, ranks.device)
-    options = {"steps": config.validation_steps, "step_size": 2.5 / config.validation_steps, "task": task, "seed": seed}
+    options = {"steps": config.validation_steps, "step_size": 2.5 / config.validation_steps, "seed": seed}
     if isinstance(task, MultiLabel):
         return _ranked(split, task, threat, options, ranks, work)
     clean = joint = 0
@@ -78,7 +78,7 @@ def validate(
         work.forwards += len(batch)
         clean += len(right)
         if threat is not None and right:
-            result = _attacked(split, batch.take(right), threat, options, work)
+            result = _attacked(split, batch.take(right), task, threat, options, work)
             joint += int((~result.success).sum())
     clean, joint, samples = ranks.total(clean, joint, len(mine))
     return Accuracy(clean / samples, None if threat is None else joint / samples, samples)
@@ -96,11 +96,11 @@ def _ranked(
             continue
         for name, ranking in joint.items():
             found = _attacked(
-                split, batch, threat, options | {"objective": name, "stop": "never", "select": "last"}, work
+                split, batch, task, threat, options | {"objective": name, "stop": "never", "select": "last"}, work
             )
             ranking.add(split.logits(batch.with_inputs(found.inputs)), batch.targets)
             work.forwards += len(batch)
-    clean, worst = clean.gathered(), [ranking.gathered() for ranking in joint.values()]
+    clean, worst = clean.gathered(ranks.device), [ranking.gathered(ranks.device) for ranking in joint.values()]
     return Accuracy(clean.gap(), None if threat is None else min(r.gap() for r in worst), len(clean), "gap")
 
 
@@ -127,9 +127,19 @@ class _Split:
             return forward(net, batch.inputs, batch.mask).logits
 
 
-def _attacked(split: _Split, batch: Batch, threat: ThreatModel, options: dict[str, Any], work: Work) -> AttackResult:
-    """PGD on a batch, with all modalities at once."""
-    result = pgd(split.model, batch.inputs, batch.targets, threat, mask=batch.mask, ids=batch.ids or None, **options)
+def _attacked(
+    split: _Split, batch: Batch, task: Task, threat: ThreatModel, options: dict[str, Any], work: Work
+) -> AttackResult:
+    """PGD on a batch, with all modalities at once: through the view that the model offers to attackers, where it does,
+    and a success where the model itself is fooled."""
+    with borrowed(split.model, device=split.device) as net:
+        view = attack_view(net)
+        result = pgd(
+            view, batch.inputs, batch.targets, threat, task=task, mask=batch.mask, ids=batch.ids or None, **options
+        )
+    if view is not net:
+        margin = task.margin(split.logits(batch.with_inputs(result.inputs)), batch.targets)
+        result = replace(result, success=margin <= 0, forwards=result.forwards + len(batch))
     work.forwards += result.forwards
     work.backwards += result.backwards
     return result
