@@ -386,6 +386,28 @@ def test_another_evaluation_in_the_folder_is_refused_with_what_differs(tmp_path:
         evaluate(model, Loader(samples(model), 12), threat_for(model), protocol=QUICK, out=tmp_path)
 
 
+def test_other_data_under_the_same_ids_are_refused(tmp_path: Path) -> None:
+    model = linear(6, 4)
+    batch = samples(model, 48)
+    x = batch.inputs["a"].clone()
+    x[40] += 1
+    others = [batch.with_inputs({**batch.inputs, "a": x}), replace(batch, targets=1 - batch.targets)]
+    threat = threat_for(model)
+
+    def stop(now: str, number: int, total: int | None) -> None:
+        if number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, Loader(batch, 16), threat, protocol=QUICK, out=tmp_path / "stopped", progress=stop)
+    evaluate(model, Loader(batch, 16), threat, protocol=QUICK, out=tmp_path / "done")
+    for where in ("stopped", "done"):
+        for other in others:
+            with pytest.raises(cg.RunError, match=r"other inputs|another data"):
+                evaluate(model, Loader(other, 16), threat, protocol=QUICK, out=tmp_path / where)
+    evaluate(model, Loader(batch, 12), threat, protocol=QUICK, out=tmp_path / "done")  # batches may differ
+
+
 def test_the_cap_on_samples_keeps_classes_apart_from_where_they_lie() -> None:
     model = linear(6, 4)
     batch = samples(model, 60)

@@ -64,6 +64,9 @@ def test_a_finished_perturbation_is_read_back(tmp_path: Path) -> None:
         universal_attacks(net, TRAIN, TEST, THREAT, task=TASK, out=tmp_path, epochs=3)
     with pytest.raises(cg.RunError, match="model differ"):
         universal_attacks(model(1), TRAIN, TEST, THREAT, task=TASK, out=tmp_path, epochs=2)
+    other = Loader(splits(80, seed=5, weak=True).train, 16, shuffle=True)
+    with pytest.raises(cg.RunError, match="train differ"):
+        universal_attacks(net, other, TEST, THREAT, task=TASK, out=tmp_path, epochs=2)
 
 
 def test_transfer_between_models() -> None:

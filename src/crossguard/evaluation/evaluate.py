@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -37,7 +38,7 @@ from crossguard.evaluation.checks import Evidence, Probe, probe, suspect, verdic
 from crossguard.evaluation.passes import Opening, Progress, Run, join, label_of
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.record import FORMAT, Record
-from crossguard.evaluation.store import Arrays, Store, compare, model_hash
+from crossguard.evaluation.store import OTHERS, Arrays, Store, compare, model_hash
 from crossguard.evaluation.stream import Stream, digest
 from crossguard.models.cut import Tail
 from crossguard.threat import ThreatModel
@@ -124,6 +125,7 @@ def evaluate(
             "seed": seed,
             "complete": True,
             "fingerprint": print_,
+            "data": stream.whole(),
             "task": _task_dict(opening.case.task),
             "classes": names,
             "modalities": {m: x.to_dict() for m, x in (stream.modalities or {}).items()},
@@ -161,6 +163,11 @@ def _finished(folder: Path | None, expected: Mapping[str, Any], stream: Stream) 
             f"{folder} holds an evaluation of {len(record)} samples with other ids than these {len(stream.ids)}; "
             f"choose another folder, or remove this one to start afresh"
         )
+    held = record.meta.get("data")  # records of earlier versions do not say
+    deque(stream if held is not None else (), maxlen=0)
+    now = stream.whole()
+    if held is not None and held["order"] == now["order"] and held["content"] != now["content"]:
+        raise RunError(f"{folder} holds an evaluation of {OTHERS}")
     Store.sweep(folder)  # it may have been stopped while it cleared up
     return record
 

@@ -58,7 +58,7 @@ class Run:
         clips = 0
         for number, batch in self.stream:
             key = f"base-{number:05d}"
-            part = self.store.get(key, batch.ids)
+            part = self.store.get(key, batch.ids, self.stream.content[number])
             label = label_of(batch.targets.cpu().numpy())
             if part is None:
                 case = self._on(batch)
@@ -66,7 +66,7 @@ class Run:
                 part, state = conditions.measure(case, rows)
                 part["attackable"] = attackable(case)
                 part["clip/rows"] = np.array(rows, dtype=np.int64)
-                self.store.put(key, part, state)
+                self.store.put(key, part, state, self.stream.content[number])
             clips += len(part["clip/rows"])
             shown |= {int(label[i]) for i in part["clip/rows"]}
             found.append(part)
@@ -95,12 +95,12 @@ class Run:
             scale = scales[-1] * 2
             for number, batch in self.stream:
                 key = f"scale-{scale:g}-{number:05d}"
-                part = self.store.get(key, batch.ids)
+                part = self.store.get(key, batch.ids, self.stream.content[number])
                 if part is None:
                     case, last = self._on(batch), f"{before}-{number:05d}"
                     known = {f"broken_at/{c}": b for c, b in broken[number].items()}
                     part, state = conditions.extend(case, known, self.store.state(last), scale)
-                    self.store.put(key, part, state)
+                    self.store.put(key, part, state, self.stream.content[number])
                     self.store.forget(last)
                 broken[number] = {c: part[f"broken_at/{c}"] for c in broken[number]}
                 self._keep(part)
@@ -138,10 +138,10 @@ class Run:
             start += len(batch)
             if rows:
                 key = f"check-{number:05d}"
-                part = self.store.get(key, batch.ids)
+                part = self.store.get(key, batch.ids, self.stream.content[number])
                 if part is None:
                     part = attack_again(self._on(batch), rows, broken[number])
-                    self.store.put(key, part, {})
+                    self.store.put(key, part, {}, self.stream.content[number])
                 found.append(part)
                 self._keep(part)
             self._done("checks", number)
@@ -161,7 +161,7 @@ class Run:
 
 def join(parts: list[Arrays]) -> Arrays:
     """Arrays by sample, over all batches; those of single clips stay in their parts."""
-    keys = [k for k in (parts[0] if parts else {}) if not k.startswith(("clip/", "work/"))]
+    keys = [k for k in (parts[0] if parts else {}) if not k.startswith(("clip/", "work/", "content"))]
     lacking = [k for k in keys if any(k not in part for part in parts)]
     if lacking:
         raise RunError(f"the batches differ in what was measured ({lacking[0]}): do all hold the same modalities?")

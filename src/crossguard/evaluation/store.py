@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,6 +17,10 @@ from crossguard.core import RunError
 from crossguard.core.files import read_json, read_npz, read_safetensors, write_json, write_npz, write_safetensors
 
 Arrays = dict[str, NDArray[Any]]
+OTHERS = (
+    "samples of the same ids, but of other inputs, masks, targets or groups; choose another folder, or remove this one "
+    "to start afresh"
+)
 
 
 class Store:
@@ -33,8 +38,9 @@ class Store:
         else:
             write_json(known, dict(fingerprint))
 
-    def get(self, key: str, ids: tuple[str, ...]) -> Arrays | None:
-        """The part, None where it is not finished; raises RunError where it belongs to other samples."""
+    def get(self, key: str, ids: tuple[str, ...], content: str) -> Arrays | None:
+        """The part, None where it is not finished; raises RunError where it belongs to other samples, or to samples of
+        other `content` (a hash)."""
         found = self._parts.get(key)
         if found is None and self.folder is not None and (self.folder / f"{key}.npz").exists():
             found = read_npz(self.folder / f"{key}.npz")
@@ -43,10 +49,13 @@ class Store:
                 f"{self.folder}/{key}.npz was made from other samples (first {found['ids'][:1].tolist()}, now "
                 f"{list(ids[:1])}): keep data, order and batch size to resume, or choose another folder"
             )
+        if found is not None and str(found.get("content", content)) != content:  # earlier versions did not say
+            raise RunError(f"{self.folder}/{key}.npz was made from {OTHERS}")
         return found
 
-    def put(self, key: str, part: Arrays, state: Mapping[str, Tensor]) -> None:
+    def put(self, key: str, part: Arrays, state: Mapping[str, Tensor], content: str) -> None:
         """Keep a finished part, and the points from which larger scales go on."""
+        part["content"] = np.array(content)
         if self.folder is None:
             self._parts[key], self._states[key] = part, dict(state)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from crossguard.attacks import Perturbation, universal
 from crossguard.core import Batch, InputError, Modality, RunError, Task, borrowed, forward
 from crossguard.core.estimate import Estimate
 from crossguard.core.files import read_json, write_json
+from crossguard.core.model import attack_view
 from crossguard.core.task import infer_task
 from crossguard.evaluation.statistics import share
 from crossguard.evaluation.store import model_hash
+from crossguard.evaluation.stream import digest
 from crossguard.threat import ThreatModel
 
 Progress = Callable[[str, int, int | None], object]
@@ -57,12 +60,14 @@ def universal_attacks(
     `options` are those of `attacks.universal` (epochs, step_size, length, …). With `out`, `out/only-m` and `out/joint`
     hold the perturbations as they are found, and `out/universal.json` the figures: a stopped run goes on where it was.
     Li et al. (ICASSP 2022) fit on the test set and do not project: here that is `in_sample`, and every sample stays in
-    its budgets. Raises RunError for a folder that holds those of another model or other settings.
+    its budgets. A model that offers an `attack_view()` is fitted through it, and judged itself. Raises RunError for a
+    folder that holds those of another model, other data or other settings.
     """
     said = {n: dict(v) if isinstance(v, Mapping) else v for n, v in options.items()}
     print_ = {"model": model_hash(model), "threat": threat.to_dict(), "seed": seed, "options": said}
     folder = None if out is None else Path(out)
     if folder is not None:
+        print_["train"] = _content(train)
         if (folder / "fingerprint.json").exists():
             _compare(read_json(folder / "fingerprint.json"), print_, folder)
         else:
@@ -77,9 +82,17 @@ def universal_attacks(
             found[name] = Perturbation.load(place)
         else:
             state = None if place is None else place / "unfinished.safetensors"
-            found[name] = universal(
-                model, train, budgets, task=task, modalities=modalities, seed=seed, state=state, **options
-            )
+            with borrowed(model) as net:
+                found[name] = universal(
+                    attack_view(net),
+                    train,
+                    budgets,
+                    task=task,
+                    modalities=modalities,
+                    seed=seed,
+                    state=state,
+                    **options,
+                )
             if place is not None and state is not None:
                 found[name].save(place)
                 state.unlink(missing_ok=True)
@@ -129,6 +142,13 @@ def transfer_matrix(
     A perturbation of modalities that a model does not read leaves it as it was.
     """
     return {name: judged(model, perturbations, loader, task=task) for name, model in models.items()}
+
+
+def _content(loader: Iterable[Batch]) -> str:
+    """Hash of all batches of the first epoch."""
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(0)  # pyright: ignore[reportAttributeAccessIssue]
+    return hashlib.blake2b("".join(digest(batch) for batch in loader).encode(), digest_size=16).hexdigest()
 
 
 def _compare(old: Any, new: Mapping[str, Any], folder: Path) -> None:
