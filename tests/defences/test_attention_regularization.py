@@ -12,20 +12,23 @@ import crossguard as cg
 from crossguard.core import ModelError, Output
 from crossguard.defences import Adversarial, AttentionRegularization, Context
 from crossguard.models import FrameTransformer, FusionModel
+from crossguard.models.attention import Watch, watching
 from crossguard.models.fusion import Concat, JointTransformer
-from crossguard.models.maps import drift, smoothness
+from crossguard.models.maps import displacement, drift, smoothness
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset
 
 LABELS = cg.MultiLabel(4)
 BUDGETS = cg.ThreatModel(rgb=cg.Linf(0.3), audio=cg.Linf(0.2))
 
 
-def model_of(how: str = "frames") -> FusionModel:
+def model_of(how: str = "frames", mixing: Any = "attention") -> FusionModel:
     torch.manual_seed(0)
     layers = 1 if how == "late" else 0
-    parts = {"width": 8, "heads": 2, "dropout": 0.0, "layers": layers, "pool": "mean"}
+    parts = {"width": 8, "heads": 2, "dropout": 0.0, "layers": layers, "mixing": mixing, "pool": "mean"}
     encoders = {n: FrameTransformer(features=d, **parts) for n, d in (("rgb", 5), ("audio", 3))}
-    fusion = Concat(hidden=0) if how == "late" else JointTransformer(join=how, width=8, heads=2, dropout=0.0)  # type: ignore[arg-type]
+    fusion = (
+        Concat(hidden=0) if how == "late" else JointTransformer(join=how, width=8, heads=2, mixing=mixing, dropout=0.0)
+    )  # type: ignore[arg-type]
     return FusionModel(encoders, fusion, 4).double()
 
 
@@ -78,6 +81,36 @@ def test_the_last_map_alone_is_that_of_pooling() -> None:
     maps = [model(b.inputs, b.mask, need=("attention",)).attention[-1] for b in (batch, attacked)]
     assert maps[0].shape[2] == 1, "pooling asks once"
     assert losses.parts["drift"].item() == pytest.approx(drift(*maps).mean().item())
+
+
+@pytest.mark.parametrize("how", ["frames", "tokens", "late"])
+@pytest.mark.parametrize("mixing", ["attention", "gate", "mean"])
+def test_what_is_gathered_is_held_without_a_map(how: str, mixing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch, context = model_of(how, mixing), batch_of(), context_of()
+    objective = AttentionRegularization(attacked="joint", alpha=0.7, beta=3.0, hold="gathered", auxiliary_weight=0.0)
+    attacked = objective.perturb(model, batch, context)
+    seen = []
+    for each in (batch, attacked):
+        with watching(Watch(of="gathered")) as watch:
+            output = model(each.inputs, each.mask)
+        assert watch is not None
+        seen.append((LABELS.loss(output.logits, batch.targets).mean(), watch.kept))
+    (before, clean), (after, moved) = seen
+    assert len(clean) == (2 if how == "late" else 3)
+    apart = torch.stack([displacement(a, b).mean() for a, b in zip(clean, moved, strict=True)]).mean()
+    monkeypatch.setattr("crossguard.models.attention.weights", None)  # nobody makes a map
+    monkeypatch.setattr("crossguard.models.gat.weights", None)
+    losses = objective.step(model, batch, context)
+    assert losses.parts["drift"].item() == pytest.approx(apart.item())
+    assert losses.total.item() == pytest.approx((before + 0.7 * after + 3 * apart).item())
+    assert apart > 1e-6
+    losses.total.backward()
+
+
+def test_what_no_model_of_ours_gathers_is_refused() -> None:
+    batch = dataset("toy", 8, 0).read(range(8))
+    with pytest.raises(ModelError, match="hold: maps"):
+        AttentionRegularization(hold="gathered").step(TwoBranch(), batch, Context(TASK, THREAT))
 
 
 def test_one_clean_pass_and_work_exactly_counted() -> None:
@@ -135,7 +168,17 @@ def test_models_without_attention_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"beta": -1.0}, {"gamma": float("inf")}, {"distance": "l1"}, {"layers": "first"}, {"clean_weight": 0.5}]
+    "options",
+    [
+        {"beta": -1.0},
+        {"gamma": float("inf")},
+        {"distance": "l1"},
+        {"layers": "first"},
+        {"clean_weight": 0.5},
+        {"hold": "nothing"},
+        {"hold": "gathered", "gamma": 1.0},
+        {"hold": "gathered", "distance": "js"},
+    ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(cg.RecipeError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from crossguard.core import ModelError
-from crossguard.models.maps import drift, entropy, mean_over_samples, received, smoothness
+from crossguard.models.maps import displacement, drift, entropy, mean_over_samples, received, smoothness
 
 
 def one(*rows: list[float]) -> Tensor:
@@ -48,6 +48,18 @@ def test_queries_that_are_not_real_count_nowhere() -> None:
     both, moved = torch.cat([padded(A), nobody]), torch.cat([padded(B), nobody])
     torch.testing.assert_close(mean_over_samples(drift(both, moved), both), drift(A, B).mean())
     assert not drift(nobody, nobody).any()
+
+
+def test_displacement_is_a_share_of_what_heads_tell_apart() -> None:
+    # One head, two samples of one query and one of none: around (1, 0) they lie at (+-2, 0), and one moves by (0, 3).
+    clean = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)[:, None, None]
+    attacked = clean + torch.tensor([[0.0, 3.0], [0.0, 0.0], [0.0, 0.0]], dtype=torch.float64)[:, None, None]
+    assert displacement(clean, attacked).tolist() == [pytest.approx(9 / 8)]
+    # What all have in common tells nothing apart, and neither does a scale.
+    shift = torch.tensor([7.0, -5.0], dtype=torch.float64)
+    moved = displacement(clean[:2] * 10 + shift, attacked[:2] * 10 + shift)
+    assert moved.tolist() == [pytest.approx(9 / 8)]
+    assert displacement(clean[:1], attacked[:1]).tolist() == [0], "a single query varies not"
 
 
 @settings(max_examples=30, deadline=None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +14,22 @@ from torch.nn import functional as F
 
 from crossguard.core.errors import ModelError
 
+Sight: TypeAlias = Literal["maps", "gathered"]
+
 
 @dataclass
 class Watch:
-    """Keeps `keep(map)` of every map (N, heads, queries, keys) made while it watches, in the order of the layers.
+    """Keeps `keep(seen)` of all attention that runs while it watches, in the order of the layers.
 
-    Rows of queries that are not real are 0. With `checkpoint`, a layer's maps are made again on the way back instead of
-    being kept, so that those of one layer at a time are alive; `keep` must then return something small.
+    What is seen is `of` its maps (N, heads, queries, keys), or what each head gathers by them (N, heads, queries,
+    channels), for which no map is made. Rows of queries that are not real are 0. With `checkpoint`, a layer's maps are
+    made again on the way back instead of being kept, so that those of one layer at a time are alive; `keep` must then
+    return something small.
     """
 
     keep: Callable[[Tensor], Tensor] = lambda a: a
     checkpoint: bool = False
+    of: Sight = "maps"
     kept: list[Tensor] = field(default_factory=list[Tensor])
 
 
@@ -32,13 +38,13 @@ _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 def watched() -> Watch | None:
-    """Who watches, None where nobody does: then no map is made."""
+    """Who watches, None where nobody does."""
     return _WATCH.get()
 
 
 @contextmanager
 def watching(watch: Watch | None) -> Generator[Watch | None]:
-    """Have `watch` see the maps of all attention of this project that runs meanwhile; None: nobody."""
+    """Have `watch` see all attention of this project that runs meanwhile; None: nobody."""
     token = _WATCH.set(watch)
     try:
         yield watch
@@ -46,10 +52,16 @@ def watching(watch: Watch | None) -> Generator[Watch | None]:
         _WATCH.reset(token)
 
 
-def show(a: Tensor, real: Tensor | None) -> None:
-    """Let who watches see a map (N, heads, queries, keys); `real` (N, queries) says which queries are."""
+def looked_at(of: Sight) -> bool:
+    """Whether somebody watches the maps, or what is gathered; nobody else has a map made."""
     watch = _WATCH.get()
-    if watch is not None:
+    return watch is not None and watch.of == of
+
+
+def show(of: Sight, a: Tensor, real: Tensor | None) -> None:
+    """Let who watches `of` see it, (N, heads, queries, …); `real` (N, queries) says which queries are."""
+    watch = _WATCH.get()
+    if watch is not None and watch.of == of:
         watch.kept.append(watch.keep(a if real is None else a * real[:, None, :, None].to(a.dtype)))
 
 
@@ -71,15 +83,17 @@ class Attention(nn.Module):
         """(N, T, width) to the same; `real` (N, T) bool says which frames may be looked at, None: all; `time` (T,) when
         each of them is, None: one after another."""
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in self.split(x).chunk(3, dim=2))
-        return self.join(self.attend(x, q, k, v, real, time).transpose(1, 2).flatten(2))
+        gathered = self.attend(x, q, k, v, real, time)
+        show("gathered", gathered, real)
+        return self.join(gathered.transpose(1, 2).flatten(2))
 
     def attend(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, time: Tensor | None) -> Tensor:
         """What each head (N, heads, T, width / heads) gathers."""
         seen = keys(real)
-        if _WATCH.get() is None:
+        if not looked_at("maps"):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         a = weights(q, k, seen)
-        show(a, real)
+        show("maps", a, real)
         return a @ v
 
 
@@ -94,9 +108,11 @@ class Averaging(nn.Module):
     def forward(self, x: Tensor, real: Tensor | None, time: Tensor | None = None) -> Tensor:
         """(N, T, width) to the same."""
         share = _share(x, real)
-        if _WATCH.get() is not None:
-            show(share[:, None, None].expand(-1, 1, x.shape[1], -1), real)
-        return self.join((share[:, None] @ self.value(x)).expand_as(x))
+        gathered = (share[:, None] @ self.value(x)).expand_as(x)
+        if looked_at("maps"):
+            show("maps", share[:, None, None].expand(-1, 1, x.shape[1], -1), real)
+        show("gathered", gathered[:, None], real)
+        return self.join(gathered)
 
 
 def keys(real: Tensor | None) -> Tensor | None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossguard.core.errors import ModelError
-from crossguard.models.attention import Attention, keys, show, watched, weights
+from crossguard.models.attention import Attention, keys, looked_at, show, weights
 
 
 class GatedAttention(Attention):
@@ -37,9 +37,9 @@ class GatedAttention(Attention):
             # A frame that is not real may have no real neighbour: it looks at itself, and counts nowhere.
             near = near & seen | torch.eye(len(time), dtype=torch.bool, device=x.device)
         g = self.gate(x).sigmoid().transpose(1, 2)[..., None]
-        if watched() is None:
+        if not looked_at("maps"):
             far = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
             return g * far + (1 - g) * F.scaled_dot_product_attention(q, k, v, attn_mask=near)
         a = g * weights(q, k, seen) + (1 - g) * weights(q, k, near)
-        show(a, real)
+        show("maps", a, real)
         return a @ v

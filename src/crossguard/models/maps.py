@@ -1,4 +1,4 @@
-"""What can be said of attention maps (N, heads, queries, keys), each answer (N, heads).
+"""What can be said of attention maps (N, heads, queries, keys), each answer (N, heads), and of what they gather.
 
 A query is real where its row is not 0 throughout; means are over real queries, and 0 where a sample has none.
 """
@@ -53,6 +53,18 @@ def received(a: Tensor) -> Tensor:
     a = _full(a)
     real = _real(a).any(dim=1)
     return a.mean(dim=1).sum(dim=1) / real.sum(dim=1, keepdim=True).clamp_min(1)
+
+
+def displacement(clean: Tensor, attacked: Tensor) -> Tensor:
+    """(heads,): how far what heads gather (N, heads, queries, channels) was moved, in shares of how much it varies: the
+    sum of |attacked - clean|^2 over that of |clean - its mean over samples and queries|^2; 0 where it varies not."""
+    a, b = _full(clean), _full(attacked)
+    real = (a.detach() != 0).any(dim=3, keepdim=True)
+    centre = a.sum(dim=(0, 2), keepdim=True) / real.sum(dim=(0, 2), keepdim=True).clamp_min(1)
+    varies = ((a - centre) * real).square().sum(dim=(0, 2, 3))
+    # Of a single sample and query, say, rounding alone is left of it.
+    enough = varies > 1e-6 * a.square().sum(dim=(0, 2, 3))
+    return (a - b).square().sum(dim=(0, 2, 3)) / varies.where(enough, torch.inf)
 
 
 def mean_over_samples(values: Tensor, a: Tensor) -> Tensor:

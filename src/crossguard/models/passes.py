@@ -47,8 +47,9 @@ class GatedPooling(nn.Module):
         score = self.score(x) if seen is None else self.score(x).masked_fill(~seen[:, 0, 0, :, None], -float("inf"))
         a = score.softmax(dim=1)
         there = None if real is None else real.any(dim=1, keepdim=True)
-        show(a.mean(dim=2)[:, None, None], there)
+        show("maps", a.mean(dim=2)[:, None, None], there)
         pooled = (a * self.value(x).sigmoid()).sum(dim=1)
+        show("gathered", pooled[:, None, None], there)
         return pooled if there is None else pooled.where(there, pooled.new_zeros(()))
 
 

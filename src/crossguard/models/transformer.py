@@ -141,9 +141,11 @@ class Pooling(nn.Module):
         score, seen = self.score(x).transpose(1, 2)[:, :, None], keys(real)
         a = (score if seen is None else score.masked_fill(~seen, -torch.inf)).softmax(dim=3)
         there = None if real is None else real.any(dim=1, keepdim=True)
-        show(a, there)
+        show("maps", a, there)
         v = self.value(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        pooled = (a @ v).flatten(1)
+        gathered = a @ v
+        show("gathered", gathered, there)
+        pooled = gathered.flatten(1)
         return pooled if there is None else pooled.where(there, torch.zeros_like(pooled))
 
 
