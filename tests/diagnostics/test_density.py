@@ -86,6 +86,49 @@ def test_contrast_is_0_where_classes_coincide_and_the_ratio_of_distances_where_n
         assert found.value == pytest.approx(math.log(1000 / chord), abs=2e-3)
 
 
+def names(numbers: torch.Tensor) -> list[str]:
+    return [str(int(v)) for v in numbers]
+
+
+@pytest.mark.parametrize("strength", [0.0, 3.0])
+def test_contrast_is_0_where_classes_coincide_given_the_group(strength: float) -> None:
+    # Every speaker says both classes as often, and latents tell of the speaker alone.
+    generator = torch.Generator().manual_seed(0)
+    speaker, said = torch.arange(400) % 8, torch.arange(400) // 8 % 2
+    x = strength * torch.randn(8, 16, generator=generator)[speaker] + torch.randn(400, 16, generator=generator)
+    for found in density(x, said, kind="contrast", groups=names(speaker)):
+        assert abs(found.value) < 0.03
+
+
+@pytest.mark.parametrize("few", [0, 1])
+def test_contrast_takes_as_many_candidates_of_either_side(few: int) -> None:
+    # One class of two videos, the other of forty: half of the one is left out, nothing of the other. By more
+    # candidates the other would look nearer, by log(2) / 2.
+    x = torch.randn(800, 2, generator=torch.Generator().manual_seed(1))
+    targets = (torch.arange(800) // 400 + few) % 2
+    video = torch.cat([torch.arange(400) // 200, 10 + torch.arange(400) // 10])
+    found = density(x, targets, 5, kind="contrast", groups=names(video), normalise=False)
+    for estimate in found:
+        assert abs(estimate.value) < 0.08
+    # And where there are fewer others than own.
+    small = torch.cat([x[:400], x[400:460]]), (torch.arange(460) // 400)
+    for estimate in density(*small, 5, kind="contrast", normalise=False, repeats=8):
+        assert abs(estimate.value) < 0.12
+
+
+def test_contrast_without_candidates_in_other_groups_is_undefined() -> None:
+    # Those of a have no others outside of a, those of b too few of their own.
+    x = torch.randn(49, 3, generator=torch.Generator().manual_seed(0))
+    groups = ["a"] * 4 + ["b"] * 15 + ["a"] * 30
+    targets = (torch.arange(49) >= 19).long()
+    found = density(x, targets, 5, kind="contrast", groups=groups)
+    for estimate, n in zip(found, (19, 30), strict=True):
+        wanted = "5 neighbours in other groups of its class and of others"
+        assert estimate.said() == f"undefined (none of {n} samples has {wanted})"
+    whole = density(x, targets, 5, groups=groups)
+    assert [e.defined for e in whole] == [True, False]
+
+
 def test_every_class_is_judged_by_as_many_points() -> None:
     # The same distribution, 2,000 samples against 40: by all of its points the large class would look denser by
     # log(2000 / 40) / 2 = 1.96.

@@ -174,3 +174,37 @@ def test_maps_of_clips_of_different_lengths_keep_their_masks() -> None:
     torch.testing.assert_close(answer.logits, found.logits)
     for estimate in cg.diagnostics.convexity(rest(net), found.features, found.targets, pairs=50):
         assert estimate.defined
+
+
+def of_frames(frames: int, masked: bool, tag: str) -> Batch:
+    x = torch.randn(4, frames, 6, generator=torch.Generator().manual_seed(frames))
+    mask = {"x": torch.ones(4, frames, dtype=torch.bool)} if masked else {}
+    return Batch({"x": x}, torch.arange(4) % 2, mask, tuple(f"{tag}{i}" for i in range(4)))
+
+
+@pytest.mark.parametrize("lengths", [(4, 2), (4, 7), (4, 4), (1, 3)])
+@pytest.mark.parametrize("masked", [(True, False), (False, True), (False, False)])
+def test_clips_of_batches_without_masks_are_as_long_as_their_own_batch(
+    lengths: tuple[int, int], masked: tuple[bool, bool]
+) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS["transformer"](features=6, width=16, layers=0, heads=2)
+    net = cg.FusionModel({"x": encoder}, FUSIONS["transformer"](width=16, layers=1, heads=2), 2).eval()
+    parts = [of_frames(n, m, tag) for n, m, tag in zip(lengths, masked, "ab", strict=True)]
+    for most in (3, 100):
+        found = latents(net, parts, features=True, most=most)
+        with torch.no_grad():
+            torch.testing.assert_close(rest(net)(found.features).logits, found.logits)
+
+
+def test_masks_that_do_not_tell_an_axis_apart_do_so_where_clips_were_padded() -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS["transformer"](features=6, width=16, layers=0, heads=2)
+    net = cg.FusionModel({"x": encoder}, FUSIONS["transformer"](width=16, layers=1, heads=2), 2).eval()
+    whole, frames = of_frames(5, False, "a"), of_frames(3, True, "b")
+    for there in (torch.tensor([True, True, False, True]), torch.tensor([[True], [True], [False], [True]])):
+        some = Batch(whole.inputs, whole.targets, {"x": there}, whole.ids)
+        for parts in ([some, frames], [frames, some], [some, of_frames(3, False, "b")]):
+            found = latents(net, parts, features=True)
+            with torch.no_grad():
+                torch.testing.assert_close(rest(net)(found.features).logits, found.logits)

@@ -38,10 +38,10 @@ def density(
     Latents are L2-normalised (unless `normalise` is False), points of a sample's own group are no neighbours, and
     every class is judged by as many points: `points`, or those of the smallest class that has k + 1, at most 2,000;
     larger classes are subsampled `repeats` times. `kind`: "log" the mean of -log r_k; "inverse" the mean of 1 / r_j
-    over the k nearest; "contrast" the mean of log(r'_k / r_k), r'_k to the k-th nearest of as many points of other
-    classes: 0 where classes coincide. Intervals resample groups (samples where there are none). A class with too few
-    samples is undefined, and its reason says so. Raises InputError for what is no table of latents. All of it is our
-    own choice: the paper's formula could not be read.
+    over the k nearest; "contrast" the mean of log(r'_k / r_k), r'_k to the k-th nearest of other classes, each from as
+    many points outside of a point's group: 0 where classes coincide. Intervals resample groups (samples where there
+    are none). A class with too few samples is undefined, and its reason says so. Raises InputError for what is no table
+    of latents. All of it is our own choice: the paper's formula could not be read.
     """
     if latents.dim() != 2 or not latents.is_floating_point() or not bool(latents.isfinite().all()):
         raise InputError(f"found latents {tuple(latents.shape)} of {latents.dtype}, expected finite (N, D) numbers")
@@ -56,7 +56,7 @@ def density(
     codes = group_codes(groups, len(x), x.device)
     counts: list[int] = belongs.sum(dim=0).tolist()
     size = points or min([MOST, *(n for n in counts if n > k)])
-    also = " and in other classes" if kind == "contrast" else ""
+    also = " of its class and of others" if kind == "contrast" else ""
     found: list[Estimate] = []
     for c, count in enumerate(counts):
         if count < (points or k + 1):
@@ -65,10 +65,11 @@ def density(
         rows = belongs[:, c].nonzero().squeeze(1)
         others = (~belongs[:, c]).nonzero().squeeze(1) if kind == "contrast" else rows[:0]
         total, seen = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
-        for repeat in range(repeats if size < count or len(others) > size else 1):
+        for repeat in range(repeats if size < count or kind == "contrast" else 1):
             mine = shuffled(count, seed, c, repeat)[:size]
-            theirs = others[shuffled(len(others), seed, c, repeat, 1)[:size].to(x.device)]
-            value = _values(x[rows[mine.to(x.device)]], k, codes[rows[mine.to(x.device)]], kind, x[theirs]).cpu()
+            own, theirs = rows[mine.to(x.device)], others[shuffled(len(others), seed, c, repeat, 1).to(x.device)]
+            point = _contrasts(x, codes, own, theirs, k) if kind == "contrast" else _values(x, codes, own, k, kind)
+            value = point.cpu()
             counted = value.isfinite()
             total[mine] += value.where(counted, 0.0)
             seen[mine] += counted
@@ -76,15 +77,38 @@ def density(
     return found
 
 
-def _values(own: Tensor, k: int, codes: Tensor, kind: Kind, others: Tensor) -> Tensor:
-    """(m,) by point; inf or NaN where it has no k neighbours."""
-    r = nearest(own, k, groups=codes).distance.double()
+def _values(x: Tensor, codes: Tensor, own: Tensor, k: int, kind: Kind) -> Tensor:
+    """(m,) of the points `own`; inf or NaN where one has no k neighbours."""
+    r = nearest(x[own], k, groups=codes[own]).distance.double()
     near = r.clamp_min(_CLOSEST)
     if kind == "log":
         return -near[:, -1].log()
-    if kind == "inverse":
-        return (1 / near).mean(dim=1).where(r[:, -1] < torch.inf, torch.nan)
-    return (nearest_in(others, own, k).distance[:, -1].double().clamp_min(_CLOSEST) / near[:, -1]).log()
+    return (1 / near).mean(dim=1).where(r[:, -1] < torch.inf, torch.nan)
+
+
+def _contrasts(x: Tensor, codes: Tensor, own: Tensor, others: Tensor, k: int) -> Tensor:
+    """(m,) of the points `own`, both sides shuffled; inf or NaN where one has no k neighbours on either."""
+    sides = (own, others)
+    count = len(codes)
+    wanted = torch.stack([len(side) - codes[side].bincount(minlength=count) for side in sides]).amin(dim=0)
+    far: list[Tensor] = []
+    for side in sides:
+        reach = _reach(codes[side], wanted)[codes[own]]
+        bank = side[: int(reach.max())]
+        found = nearest_in(x[bank], x[own], k, groups=(codes[own], codes[bank]), first=reach)
+        far.append(found.distance[:, -1].double().clamp_min(_CLOSEST))
+    return (far[1] / far[0]).log()
+
+
+def _reach(codes: Tensor, wanted: Tensor) -> Tensor:
+    """(G,) how many of the first points of groups `codes` hold `wanted` (G,) that are not of the group itself."""
+    place = torch.arange(len(codes), device=codes.device)
+    sizes = codes.bincount(minlength=len(wanted))
+    order = codes.argsort(stable=True)
+    within = torch.empty_like(place)
+    within[order] = place - (sizes.cumsum(dim=0) - sizes)[codes[order]]
+    # Ahead of a point of the group lie place - within that are not.
+    return wanted + codes[place - within < wanted[codes]].bincount(minlength=len(wanted))
 
 
 def _mean(total: Tensor, seen: Tensor, codes: Tensor, wanted: str, seed: int) -> Estimate:

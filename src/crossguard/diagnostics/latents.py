@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crossguard.core.batch import Batch, Feature, Output, each, take
+from crossguard.core.batch import Batch, Feature, Output
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import InputError, ModelError
 from crossguard.core.model import Branched, bare, borrowed, forward
 from crossguard.core.random import combine, sample_keys
 from crossguard.diagnostics.classes import members
+from crossguard.diagnostics.kept import Handed, Kept
 from crossguard.models.layers import Layer, with_layers
 
 
@@ -57,22 +57,54 @@ def latents(
     axes beyond the second averaged, is a latent too: for models that return none. Raises ModelError where there are
     no latents, InputError for a loader without samples.
     """
-    if most < 1:
-        raise InputError(f"most is {most}, expected a whole number >= 1")
-    net = bare(model)
-    parameter = next(net.parameters(), None)
-    kept: _Kept | None = None
-    with borrowed(net), torch.no_grad():
+    gathering = Gathering(model, most=most, features=features, at=at, seed=seed)
+    with borrowed(model):
         for batch in loader:
-            batch = batch if parameter is None else batch.to(parameter.device)
-            rows = _rows(net, batch, features, at or {})
-            belongs = members(batch.targets, len(batch), rows["logits"].shape[1])
-            kept = kept or _Kept(most, belongs.shape[1])
-            keys = combine(sample_keys(batch.ids or None, batch.inputs), seed)
-            kept.see(keys.cpu(), belongs.cpu(), rows, batch)
-    if kept is None or not int(kept.seen.sum()):
-        raise InputError("the loader yields no sample of any class; check the data set and its split")
-    return kept.done()
+            gathering.see(batch)
+    return gathering.done()
+
+
+class Gathering:
+    """`latents` a batch at a time, for who has more to do with each; lend it the model in eval mode."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        most: int = 1000,
+        features: bool = False,
+        at: Mapping[str, str] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if most < 1:
+            raise InputError(f"most is {most}, expected a whole number >= 1")
+        self.net, self.most, self.features, self.at, self.seed = bare(model), most, features, at or {}, seed
+        self.kept: Kept | None = None
+
+    @torch.no_grad()
+    def see(self, batch: Batch) -> None:
+        """Take in a batch, from any device; raises ModelError where there are no latents."""
+        parameter = next(self.net.parameters(), None)
+        batch = batch if parameter is None else batch.to(parameter.device)
+        rows = _rows(self.net, batch, self.features, self.at)
+        belongs = members(batch.targets, len(batch), rows["logits"].shape[1])
+        self.kept = self.kept or Kept(self.most, belongs.shape[1])
+        keys = combine(sample_keys(batch.ids or None, batch.inputs), self.seed)
+        self.kept.see(keys.cpu(), belongs.cpu(), rows, batch)
+
+    def done(self) -> Latents:
+        """What is kept in the end; raises InputError where there was no sample."""
+        if self.kept is None or not int(self.kept.seen.sum()):
+            raise InputError("the loader yields no sample of any class; check the data set and its split")
+        whole = self.kept.prune()
+
+        def kind(name: str) -> dict[str, Any]:
+            return {n.removeprefix(name): v for n, v in whole.items() if n.startswith(name)}
+
+        return Latents(
+            kind("value/"), kind("present/"), {n: handed.feature for n, handed in kind("feature/").items()},
+            whole["logits"], whole["targets"], tuple(whole["ids"]), tuple(whole["groups"]), self.kept.seen,
+        )  # fmt: skip
 
 
 def rest(model: nn.Module) -> Callable[[Mapping[str, Feature]], Output]:
@@ -90,7 +122,7 @@ def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> 
     if branches and wanted and isinstance(net, Branched):
         features = {n: net.encode(n, batch.inputs[n], batch.mask.get(n)) for n in branches if n in batch.inputs}
         output = net.fuse(features, ("latents",))
-        found |= {f"feature/{n}": f for n, f in features.items()}
+        found |= {f"feature/{n}": Handed.of(f, batch.inputs[n]) for n, f in features.items()}
     elif wanted:
         raise ModelError("the features of branches need a model with branches, such as cg.FusionModel")
     else:
@@ -108,86 +140,3 @@ def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> 
         found[f"value/{name}"] = value.flatten(2).mean(dim=2) if value.dim() > 2 else value.reshape(len(value), -1)
         found[f"present/{name}"] = torch.ones(len(batch), dtype=torch.bool) if here is None else here
     return {**found, "logits": output.logits, "targets": batch.targets}
-
-
-class _Kept:
-    """The rows of the smallest keys by class."""
-
-    def __init__(self, most: int, classes: int) -> None:
-        self.most = most
-        self.seen = torch.zeros(classes, dtype=torch.int64)
-        self.limit = torch.full((classes,), torch.iinfo(torch.int64).max)
-        self.table: list[dict[str, Any]] = []
-        self.pruned = self.added = 0
-
-    def see(self, keys: Tensor, belongs: Tensor, rows: dict[str, Any], batch: Batch) -> None:
-        """Take in what may yet be among the smallest."""
-        self.seen += belongs.sum(dim=0)
-        chosen = (belongs & (keys[:, None] <= self.limit)).any(dim=1).nonzero().squeeze(1)
-        if not len(chosen):
-            return
-        index: list[int] = chosen.tolist()
-        part: dict[str, Any] = each(rows, lambda x: _own(x, chosen))
-        ids = batch.ids or tuple(str(int(k)) for k in keys)
-        groups = batch.groups or ids
-        said = {"ids": [ids[i] for i in index], "groups": [groups[i] for i in index]}
-        self.table.append({"keys": keys[chosen], "belongs": belongs[chosen], **part, **said})
-        self.added += len(index)
-        if self.added > max(self.pruned, self.most):
-            self._prune()
-
-    def _prune(self) -> dict[str, Any]:
-        """Leave the `most` smallest keys of each class, in the order of the keys."""
-        whole = {n: _joined([part[n] for part in self.table]) for n in self.table[0]}
-        keys, belongs = whole["keys"], whole["belongs"]
-        for c, count in enumerate(belongs.sum(dim=0).tolist()):
-            if count >= self.most:
-                self.limit[c] = keys[belongs[:, c]].kthvalue(self.most).values
-        keep = (belongs & (keys[:, None] <= self.limit)).any(dim=1).nonzero().squeeze(1)
-        keep = keep[keys[keep].argsort(stable=True)]
-        whole = {n: [v[i] for i in keep.tolist()] if isinstance(v, list) else take(v, keep) for n, v in whole.items()}
-        self.table, self.pruned, self.added = [whole], len(keep), 0
-        return whole
-
-    def done(self) -> Latents:
-        whole = self._prune()
-
-        def kind(name: str) -> dict[str, Any]:
-            return {n.removeprefix(name): v for n, v in whole.items() if n.startswith(name)}
-
-        return Latents(
-            kind("value/"), kind("present/"), kind("feature/"), whole["logits"], whole["targets"],
-            tuple(whole["ids"]), tuple(whole["groups"]), self.seen,
-        )  # fmt: skip
-
-
-def _own(x: Tensor, rows: Tensor) -> Tensor:
-    """The rows of a tensor, in memory of their own on the CPU, no less precise than float32."""
-    x = x.detach().cpu()[rows]
-    return x.float() if x.is_floating_point() and x.dtype != torch.float64 else x
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """One after another: lists, tensors padded with 0 to the largest, or Features, what some lack being all True."""
-    if isinstance(parts[0], list):
-        return [x for part in parts for x in part]
-    if isinstance(parts[0], Feature):
-        names = {k for f in parts for k, v in vars(f).items() if isinstance(v, Tensor)}
-        whole = {k: _joined([_or_all(f, k, parts) for f in parts]) for k in names}
-        return replace(parts[0], **whole)
-    size = [max(axis) for axis in zip(*(x.shape[1:] for x in parts), strict=True)]
-    return torch.cat([F.pad(x, _missing(x, size)) for x in parts])
-
-
-def _or_all(feature: Feature, name: str, among: Sequence[Feature]) -> Tensor:
-    """A Feature's own mask, or one as others have it that leaves nothing out: a set need not mask every batch."""
-    own = vars(feature)[name]
-    if own is not None:
-        return own
-    like: Tensor = next(vars(f)[name] for f in among if vars(f)[name] is not None)
-    return torch.ones(len(feature.value), *like.shape[1:], dtype=torch.bool)
-
-
-def _missing(x: Tensor, size: Sequence[int]) -> list[int]:
-    """How much is to be added after each axis but the first, the last axis first, as `F.pad` takes it."""
-    return [n for have, want in zip(reversed(x.shape[1:]), reversed(size), strict=True) for n in (0, want - have)]

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crossguard.attacks import fgsm, fmn
-from crossguard.core import Batch, ModelError, Task, borrowed, forward, settle_task
+from crossguard.core import Batch, Task, borrowed, forward, settle_task
 from crossguard.core.estimate import Estimate
 from crossguard.diagnostics.classes import members
 from crossguard.diagnostics.convexity import convexity
 from crossguard.diagnostics.correlation import rank_correlation
 from crossguard.diagnostics.density import density
-from crossguard.diagnostics.latents import Latents, latents, rest
+from crossguard.diagnostics.latents import Gathering, rest
+from crossguard.diagnostics.measured import Measured, Price
 from crossguard.threat import ThreatModel
-
-
-@dataclass
-class Price:
-    """What a measure cost: sample-`forwards` (of a head alone they count as whole ones), -`backwards`, `seconds`."""
-
-    forwards: int = 0
-    backwards: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,23 +39,6 @@ class Row:
         return {**asdict(self), "by_class": [None if v != v else v for v in self.by_class]}
 
 
-@dataclass
-class _Seen:
-    """By measure the values of all samples so far, and the prices."""
-
-    values: dict[str, list[Tensor]] = field(default_factory=dict)
-    prices: dict[str, Price] = field(default_factory=dict)
-
-    def add(self, name: str, measure: Callable[[], tuple[Tensor, int, int]]) -> Tensor:
-        started = time.perf_counter()
-        value, forwards, backwards = measure()
-        price = self.prices.setdefault(name, Price())
-        price.seconds += time.perf_counter() - started
-        price.forwards, price.backwards = price.forwards + forwards, price.backwards + backwards
-        self.values.setdefault(name, []).append(value.detach().double().cpu())
-        return value
-
-
 def predictors(
     model: nn.Module,
     loader: Iterable[Batch],
@@ -81,35 +56,31 @@ def predictors(
     "margin" (the mean clean one), "gradient" (the loss's slope: what a step of one budget gains to first order, its
     sign turned, so that more of every measure should mean more robust), "fgsm" (accuracy). The last row, "fmn", is
     robustness itself, for its price. The model comes back as it was. What predicts well over the classes of one model
-    need not rank models: take `rank_correlation` over several.
+    need not rank models: take `rank_correlation` over several. A batch is moved to the model's device and not kept: of
+    at most about 2,000 samples a class there stay the latents and what branches hand over, of all a number a measure.
     """
-    seen, labels = _Seen(), list[Tensor]()
-    batches: list[Batch] = []
-    net = model
+    seen, labels = Measured(), list[Tensor]()
+    gathered = {n: Gathering(model, most=2000, features=n == "convexity", seed=seed) for n in ("density", "convexity")}
+    parameter = next(model.parameters(), None)
     for number, batch in enumerate(loader):
-        batches.append(batch)
-        chosen = task or _task(net, batch)
-        _measure(net, batch, threat, chosen, steps, seed, seen)
+        batch = batch if parameter is None else batch.to(parameter.device)
+        chosen = task or _task(model, batch)
+        _measure(model, batch, threat, chosen, steps, seed, seen)
+        _gather(model, batch, gathered, seen)
         labels.append(members(batch.targets, len(batch), chosen.classes).cpu())
         if progress is not None:
             progress(number + 1)
     belongs = torch.cat(labels)
     by_class = {n: _by_class(torch.cat(v), belongs, median=n == "fmn") for n, v in seen.values.items()}
-    notes: dict[str, str] = {}
-    for name, measured in (("density", _density), ("convexity", _convexity)):
-        started = time.perf_counter()
-        try:
-            found, forwards = measured(net, batches, belongs.shape[1], seed)
-        except ModelError as error:
-            notes[name] = str(error)
-            continue
-        by_class[name] = torch.tensor([e.value for e in found], dtype=torch.float64)
-        seen.prices[name] = Price(forwards, 0, time.perf_counter() - started)
+    for name, measure in (("density", _density), ("convexity", _convexity)):
+        found = seen.tried(name, partial(measure, model, gathered[name], belongs.shape[1], seed))
+        if found is not None:
+            by_class[name] = torch.tensor([e.value for e in found], dtype=torch.float64)
     controls = [by_class["right"], belongs.sum(dim=0).double()]
     order = [n for n in ("density", "convexity", "margin", "gradient", "fgsm", "fmn") if n in by_class]
     rows = [_row(n, by_class[n], by_class["fmn"], controls, seen.prices[n]) for n in order]
     none = Estimate.undefined(0, "not measured")
-    return [*rows, *(Row(n, [], none, none, Price(), note) for n, note in notes.items())]
+    return [*rows, *(Row(n, [], none, none, Price(), note) for n, note in seen.notes.items())]
 
 
 def _row(name: str, values: Tensor, robustness: Tensor, controls: Sequence[Tensor], price: Price) -> Row:
@@ -122,7 +93,9 @@ def _task(net: nn.Module, batch: Batch) -> Task:
         return settle_task(None, batch.targets, forward(lent, batch.inputs, batch.mask).logits)
 
 
-def _measure(net: nn.Module, batch: Batch, threat: ThreatModel, task: Task, steps: int, seed: int, seen: _Seen) -> None:
+def _measure(
+    net: nn.Module, batch: Batch, threat: ThreatModel, task: Task, steps: int, seed: int, seen: Measured
+) -> None:
     options: dict[str, Any] = {"task": task, "mask": batch.mask, "ids": batch.ids or None, "seed": seed}
     n = len(batch)
 
@@ -171,20 +144,26 @@ def _by_class(values: Tensor, belongs: Tensor, *, median: bool) -> Tensor:
     return answer
 
 
-def _latents(net: nn.Module, batches: list[Batch], features: bool, seed: int) -> Latents:
-    return latents(net, batches, most=2000, features=features, seed=seed)
+def _gather(net: nn.Module, batch: Batch, gathered: Mapping[str, Gathering], seen: Measured) -> None:
+    def see(gathering: Gathering) -> tuple[None, int, int]:
+        with borrowed(net):
+            gathering.see(batch)
+        return None, len(batch), 0
+
+    for name, gathering in gathered.items():
+        seen.tried(name, partial(see, gathering))
 
 
-def _density(net: nn.Module, batches: list[Batch], classes: int, seed: int) -> tuple[list[Estimate], int]:
-    found = _latents(net, batches, False, seed)
+def _density(net: nn.Module, gathering: Gathering, classes: int, seed: int) -> tuple[list[Estimate], int, int]:
+    found = gathering.done()
     value = found.values.get("fused", next(iter(found.values.values())))
-    return density(value, found.targets, groups=found.groups, classes=classes, seed=seed), sum(map(len, batches))
+    return density(value, found.targets, groups=found.groups, classes=classes, seed=seed), 0, 0
 
 
-def _convexity(net: nn.Module, batches: list[Batch], classes: int, seed: int) -> tuple[list[Estimate], int]:
-    found = _latents(net, batches, True, seed)
+def _convexity(net: nn.Module, gathering: Gathering, classes: int, seed: int) -> tuple[list[Estimate], int, int]:
+    found = gathering.done()
     device = next(net.parameters(), torch.zeros(())).device
     with borrowed(net) as lent:
         features = {n: v.to(device) for n, v in found.features.items()}
         answer = convexity(rest(lent), features, found.targets, groups=found.groups, classes=classes, seed=seed)
-    return answer, sum(map(len, batches)) + 2000 * sum(e.defined for e in answer)
+    return answer, 2000 * sum(e.defined for e in answer), 0
