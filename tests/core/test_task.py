@@ -32,6 +32,7 @@ def test_multi_label_margin_by_hand() -> None:
         (cg.SingleLabel(3), torch.tensor([0, 3])),
         (cg.SingleLabel(3), torch.tensor([-1, 0])),
         (cg.SingleLabel(3), torch.tensor([0.0, 1.0])),
+        (cg.SingleLabel(3), torch.tensor([0, 1], dtype=torch.int32)),
         (cg.SingleLabel(3), torch.tensor([[0, 1]])),
         (cg.MultiLabel(3), torch.tensor([[0, 1]])),
         (cg.MultiLabel(3), torch.tensor([[0.0, 0.5, 1.0]])),

@@ -148,6 +148,17 @@ def test_what_cannot_be_taken_is_named_counted_and_left_out(folder: Path, kind: 
         assert any(problem.startswith(kind.removesuffix(" in the folder")) for problem in report.problems)
 
 
+def test_pictures_that_were_damaged_or_mended_since_are_looked_at_again(folder: Path) -> None:
+    manifest(folder, frames=4, size=8)
+    picture = folder / "1.frames" / "1.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:60])
+    with pytest.raises(DataError, match="damaged"):
+        manifest(folder, frames=4, size=8)
+    picture.write_bytes(whole)
+    manifest(folder, frames=4, size=8)
+
+
 def test_silence_can_be_kept(folder: Path) -> None:
     write_sound(folder / "quiet.wav", np.zeros(800, np.int16), 8000)
     listed(folder, [("a", "0.wav", "0.mp4"), ("b", "1.flac", "2.mp4"), ("c", "quiet.wav", "4.mp4")])

@@ -52,3 +52,29 @@ def test_damage_is_mended_and_failure_leaves_nothing(tmp_path: Path) -> None:
     kept.write_bytes(kept.read_bytes()[:200])
     np.testing.assert_array_equal(piece(file, {}, lambda: np.ones(100), cache), np.ones(100))
     assert isinstance(piece(file, {}, fails, cache), np.memmap)
+
+
+def test_a_folder_is_built_anew_when_a_file_in_it_changes(tmp_path: Path) -> None:
+    folder, cache = tmp_path / "clip", tmp_path / "cache"
+    folder.mkdir()
+    for name in ("0.png", "1.png"):
+        (folder / name).write_bytes(b"one")
+    calls: list[int] = []
+
+    def build() -> np.ndarray:
+        calls.append(1)
+        return np.zeros(2)
+
+    def read() -> int:
+        piece(folder, {}, build, cache)
+        return len(calls)
+
+    assert [read(), read()] == [1, 1]
+    (folder / "1.png").write_bytes(b"another")
+    assert read() == 2
+    os.utime(folder / "0.png", ns=(1, 1))
+    assert read() == 3
+    (folder / "1.png").rename(folder / "2.png")
+    assert read() == 4
+    (folder / "3.png").symlink_to(folder / "nowhere")
+    assert [read(), read()] == [4, 4]

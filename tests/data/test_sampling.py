@@ -44,6 +44,8 @@ def test_frames_stay_in_the_clip_in_order_and_spread_evenly(length: int, frames:
         ((240, 320), (48, 64), (0, 0, 240, 320)),
         ((480, 640), (60, 40), (0, 160, 480, 320)),
         ((100, 50), (10, 20), (38, 0, 25, 50)),
+        ((10, 10), (1, 640), (5, 0, 1, 10)),
+        ((10, 10), (640, 1), (0, 4, 10, 1)),
     ],
 )
 def test_the_window_is_centred_and_has_the_proportions(

@@ -115,6 +115,13 @@ def test_numbers_are_read_packed_or_not() -> None:
     assert len(context["d"]) == 0
 
 
+def test_a_number_of_more_than_64_bits_is_refused() -> None:
+    whole = build({"labels": [-1]}, {})
+    assert whole.count(b"\xff" * 9 + b"\x01") == 1
+    with pytest.raises(DataError, match="no SequenceExample: a number of more than 64 bits"):
+        parse(whole.replace(b"\xff\x01", b"\xff\x7f"))
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 10**6))
 def test_anything_is_read_or_refused(noise: bytes, place: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard.evaluation import Protocol, evaluate
+from crossguard.evaluation.checks import Evidence, verdicts
 from tests.evaluation.models import Linear, Loader, linear, samples
 
 PROTOCOL = Protocol(steps=8, scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=2, check_samples=40, max_scale=64)
@@ -136,6 +138,25 @@ class Purifier(Linear):
         every = torch.stack(list(off.values())).all(dim=0)
         fires = {m: (every if self.both else hit)[:, None] for m, hit in off.items()}
         return super().forward({m: torch.where(fires[m], x.round(), x) for m, x in inputs.items()})
+
+
+@pytest.mark.parametrize(
+    ("withstood", "fallen", "flagged"), [(1, 1, True), (2, 1, True), (2, 2, True), (3, 1, False), (16, 2, True)]
+)
+@pytest.mark.parametrize("what", ["more_steps", "plain"])
+def test_what_falls_is_counted_among_what_had_withstood(what: str, withstood: int, fallen: int, flagged: bool) -> None:
+    rows = np.arange(128)
+    fooled = rows >= withstood
+    again = {f"only:a/{name}": fooled for name in ("fooled", "scale_1", "scale_2")}
+    again |= {"only:a/more_steps": np.zeros(128, dtype=bool), f"only:a/{what}": rows < fallen}
+    samples = {"broken_at/joint": np.where(fooled, 1.0, np.inf)}
+    evidence = Evidence({}, again, samples, np.zeros(128, dtype=bool), rows >= 0, 0, 1.0, False)
+    found, checks = verdicts(evidence, cg.ThreatModel(a=cg.Linf(0.1)))
+    name = {"more_steps": "attack_not_converged", "plain": "attack_view_weaker"}[what]
+    assert [(f.name, f.modality) for f in found] == [(name, "a")] * flagged
+    assert all(f" {fallen} of {withstood} samples that had withstood" in f.detail for f in found)
+    assert checks["more_steps/only:a"]["samples"] == 128
+    assert checks["more_steps/only:a"]["withstood"] == withstood
 
 
 def on_grid(n: int = 60) -> cg.Batch:

@@ -291,15 +291,54 @@ def test_the_page_says_it_all_and_escapes(exported: tuple[Results, Path]) -> Non
     assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
 
 
-def test_how_few_samples_a_check_looked_at_is_said(tmp_path: Path) -> None:
-    plan = planted(tmp_path)
-    for run in plan.runs:
+def checked(plan: Study, recipe: str, samples: int, withstood: int | None = None, nothing: bool = False) -> None:
+    """Let the runs of a recipe have looked at so many samples, the last of them at a survivor less."""
+    runs = [run for run in plan.runs if run.recipe.name == recipe]
+    for run in runs:
         path = run.folder / "record.json"
         meta = json.loads(path.read_text())
-        few = 12 if run is plan.runs[-1] else 60
-        meta["checks"] = {f"more_steps/{c}": {"modality": None, "passed": True, "samples": few} for c in ("a", "joint")}
+        known = {} if withstood is None else {"withstood": withstood - (run is runs[-1])}
+        check = {"modality": None, "passed": True, "samples": samples, **known}
+        meta["checks"] = {"more_steps/only:rgb": check, "more_steps/joint": check}
         path.write_text(json.dumps(meta))
-    found = results(plan)
-    assert sorted(row.checked for row in found.rows) == [12, 60, 60]
+        if nothing:
+            with np.load(run.folder / "samples.npz") as file:
+                kept = dict(file)
+            kept |= {f"margin/{c}": np.full(len(kept["ids"]), -1.0) for c in ("only:rgb", "joint")}
+            np.savez_compressed(run.folder / "samples.npz", **kept)
+
+
+def unseen(found: Results, tmp_path: Path) -> str:
     (written,) = (p for p in export(found, tmp_path, ("markdown",)) if p.suffix == ".md")
-    assert "on 12 samples of a run or more: of what withstood, up to 25 % could" in written.read_text()
+    return next(line for line in written.read_text().splitlines() if line.startswith("Whether attacks had converged"))
+
+
+def test_how_much_of_what_withstood_a_check_leaves_unseen_is_said(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    checked(plan, "concat-standard", 16, 2)
+    checked(plan, "concat-adversarial", 60, 17)
+    checked(plan, "amr-adversarial", 60)
+    found = results(plan)
+    assert {row.name: row.checked for row in found.rows} == {
+        "concat-standard": 16, "concat-adversarial": 60, "amr-adversarial": 60
+    }  # fmt: skip
+    assert {row.name: row.unseen for row in found.rows} == {
+        "concat-standard": pytest.approx(0.95),
+        "concat-adversarial": pytest.approx(0.2640, abs=1e-3),
+        "amr-adversarial": None,
+    }
+    said = unseen(found, tmp_path)
+    assert "on 16 samples of a run or more" in said
+    assert "concat-adversarial 26 %" in said
+    assert "concat-standard 95 %" in said
+    assert "Of amr-adversarial it was not recorded" in said
+
+
+def test_where_nothing_withstood_nothing_is_unseen(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    for name in ("concat-adversarial", "amr-adversarial"):
+        checked(plan, name, 60, 17)
+    checked(plan, "concat-standard", 16, 1, nothing=True)
+    found = results(plan)
+    assert [row.unseen for row in found.rows if row.name == "concat-standard"] == [0.0]
+    assert "concat-standard" not in unseen(found, tmp_path)

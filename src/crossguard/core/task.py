@@ -27,8 +27,8 @@ class SingleLabel:
     classes: int
 
     def check(self, targets: Tensor) -> None:
-        """Raise InputError unless targets are (N,) integers in [0, classes)."""
-        if targets.dim() != 1 or targets.dtype not in (torch.int64, torch.int32):
+        """Raise InputError unless targets are (N,) int64 in [0, classes)."""
+        if targets.dim() != 1 or targets.dtype != torch.int64:
             raise InputError(
                 f"single-label targets: found {targets.dtype} of shape {tuple(targets.shape)}, expected (N,) int64"
             )
@@ -110,7 +110,8 @@ class MultiLabel:
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).
 
-        Without a present (absent) class the other side is compared with 0, the logit of probability 1/2.
+        Without a present (absent) class the other side is compared with 0, the logit of probability 1/2, so that an
+        attack has something to climb; no answer is a hit (every one is) there, and Records count it so.
         """
         return self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype))
 

@@ -26,6 +26,7 @@ from crossguard.core.modality import Modality
 from crossguard.data.cache import cache_key, load_or_build
 from crossguard.data.decoders import DECODERS, Decoder
 from crossguard.data.faults import Faults, SampleError
+from crossguard.data.pieces import inside
 from crossguard.data.samples import Sample, stack
 
 _VERSION = 1
@@ -188,7 +189,8 @@ def _look(name: str, rows: Sequence[Row], decoders: Mapping[str, Decoder], cache
         return {"shape": np.array([s for s, _ in seen]), "problem": np.array([p for _, p in seen])}
 
     readers = {suffix: decoder.options for suffix, decoder in decoders.items()}
-    options = {"files": [str(file) for file in files], "readers": readers}
+    folders = {str(path): inside(path) for path in there if path.is_dir()}
+    options = {"files": [str(file) for file in files], "readers": readers, "folders": folders}
     kept = load_or_build(cache_key(name, options, _VERSION, there), build, cache)
     pairs = zip(kept["shape"].tolist(), kept["problem"].tolist(), strict=True)
     return {str(f): (tuple(json.loads(shape)), problem) for f, (shape, problem) in zip(files, pairs, strict=True)}

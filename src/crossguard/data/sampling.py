@@ -37,13 +37,14 @@ def uniform_frames(length: int, frames: int) -> NDArray[np.int64]:
 
 
 def centre_window(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the largest centred window of a picture that has the proportions of `size`.
+    """(top, left, height, width) of the largest centred window of a picture that has the proportions of `size`, of at
+    least one pixel.
 
     It depends on no picture's content: a window that follows the body would be a step that an attack cannot
     differentiate, and joints could not be laid over the picture with one camera.
     """
     scale = min(height / size[0], width / size[1])
-    h, w = round(size[0] * scale), round(size[1] * scale)
+    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

@@ -81,6 +81,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if value >> 64:
+                raise ValueError(f"a number of more than 64 bits at byte {at}")
             return value, at
         shift += 7
         if shift > 63:

@@ -1,7 +1,7 @@
 """Checks by machine of whether the figures can be believed; what fails is a flag in plain words.
 
 After Carlini et al. (On Evaluating Adversarial Robustness, 2019). Each allows one sample's luck, or 2 % of those
-checked, so that an honest model is not accused.
+checked, so that an honest model is not accused; of those that had withstood as much may fall, but never half.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from crossguard.diagnostics import Failure, failures
 from crossguard.evaluation.attack import Case, strike
 from crossguard.evaluation.record import Flag
 from crossguard.evaluation.store import Arrays
+from crossguard.evaluation.tolerance import tolerance, tolerated
 from crossguard.threat import ThreatModel
 
 MORE = 4
@@ -151,11 +152,6 @@ def _plain(case: Case) -> Case:
     return replace(plain, blind=blind)
 
 
-def tolerance(n: int) -> float:
-    """How many samples may go the wrong way: one, or 2 %."""
-    return max(1.0, 0.02 * n)
-
-
 @dataclass(frozen=True)
 class Evidence:
     """All that the verdicts rest on; arrays are over samples, `again` over those that were attacked again."""
@@ -246,19 +242,19 @@ def _compare(again: Arrays, condition: str, judge: Any) -> None:
             f"a single step on {where} fooled {int(single.sum())} of {n} samples, many steps only {int(one.sum())}: "
             f"gradients mislead the attack", fooled=int(one.sum()), fooled_by_one_step=int(single.sum()), samples=n,
         )  # fmt: skip
-    more = again[f"{condition}/more_steps"]
+    more, left = again[f"{condition}/more_steps"], int((~again[f"{condition}/fooled"]).sum())
     judge(
-        f"more_steps/{condition}", "attack_not_converged", modality, bool(more.sum() <= limit),
-        f"{MORE} times the steps on {where} fooled {int(more.sum())} of {n} samples that had withstood: the attack had "
-        f"not finished, true robustness is lower", newly_fooled=int(more.sum()), samples=n,
+        f"more_steps/{condition}", "attack_not_converged", modality, bool(more.sum() <= tolerated(left)),
+        f"{MORE} times the steps on {where} fooled {int(more.sum())} of {left} samples that had withstood: the attack "
+        f"had not finished, true robustness is lower", newly_fooled=int(more.sum()), withstood=left, samples=n,
     )  # fmt: skip
     if f"{condition}/plain" in again:
         plain = again[f"{condition}/plain"]
         judge(
-            f"attack_view/{condition}", "attack_view_weaker", modality, bool(plain.sum() <= limit),
-            f"the model itself, attacked on {where} without its attack view, lost {int(plain.sum())} of {n} samples "
+            f"attack_view/{condition}", "attack_view_weaker", modality, bool(plain.sum() <= tolerated(left)),
+            f"the model itself, attacked on {where} without its attack view, lost {int(plain.sum())} of {left} samples "
             f"that had withstood: the view hides something, true robustness is lower",
-            newly_fooled=int(plain.sum()), samples=n,
+            newly_fooled=int(plain.sum()), withstood=left, samples=n,
         )  # fmt: skip
 
 

@@ -143,10 +143,18 @@ class Record:
         return self.samples.get("groups")
 
     def right(self, condition: str) -> Array:
-        """(N,) bool: which samples the model still gets right."""
+        """(N,) bool: which samples the model still gets right; of several labels, whether the best class is true."""
         if f"margin/{condition}" not in self.samples:
             raise RunError(f"the record {self.name!r} has no condition {condition!r}; it has {self.conditions}")
-        return self.samples[f"margin/{condition}"] > 0
+        return self._settled(self.samples[f"margin/{condition}"] > 0, False, True)
+
+    def _settled(self, found: Array, never: Any, always: Any) -> Array:
+        """`found` (N,), but of samples without any label, which no answer hits, and of those with all, which each does:
+        there margins say what an attack climbs."""
+        if not self.multi_label:
+            return found
+        truth = self.samples["targets"] > 0
+        return np.where(truth.all(axis=1), always, np.where(truth.any(axis=1), found, never))
 
     def summary(self) -> dict[str, dict[str, Estimate]]:
         """Condition -> metric -> Estimate: "accuracy", or "gap", "hit@1", "map" and "perr" for several labels."""
@@ -201,10 +209,10 @@ class Record:
         if condition == "any_one":
             # Where nothing may be attacked, all that can be said is what is wrong when clean.
             singles = [f"only:{m}" for m in self.attacked] or ["joint"]
-            return np.min([self.samples[f"broken_at/{c}"] for c in singles], axis=0)
+            return self._settled(np.min([self.samples[f"broken_at/{c}"] for c in singles], axis=0), 0.0, np.inf)
         if f"broken_at/{condition}" not in self.samples:
             raise RunError(f"the record {self.name!r} has no curve of {condition!r}; expected only:…, any_one or joint")
-        return self.samples[f"broken_at/{condition}"]
+        return self._settled(self.samples[f"broken_at/{condition}"], 0.0, np.inf)
 
     def broken_by(self, condition: str) -> dict[str, int]:
         """Stage -> samples that it broke at scale 1 or below, the most first: only:m, any_one and joint.

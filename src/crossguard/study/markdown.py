@@ -41,14 +41,26 @@ def write_markdown(results: Results, folder: Path) -> Path:
 
 
 def _unseen(results: Results) -> list[str]:
-    """What the fewest samples of a check leave unseen: with none of n fallen, a share of 3 / n may (95 %)."""
-    fewest = min((row.checked for row in results.rows if row.checked), default=0)
-    if not fewest:
+    """How much of what withstood the checks cannot see fall."""
+    rows = [row for row in results.rows if row.checked]
+    if not rows:
         return []
-    return [
-        f"Whether attacks had converged was looked at on {fewest} samples of a run or more: of what withstood, up to "
-        f"{min(100.0, 300 / fewest):.0f} % could fall to more steps without a flag."
+    said = [
+        f"Whether attacks had converged was looked at on {min(row.checked for row in rows)} samples of a run or more."
     ]
+    known = ", ".join(f"{row.name} {100 * row.unseen:.0f} %" for row in rows if row.unseen)
+    if known:
+        said.append(
+            f"Of what withstood, at most so much could fall to more steps without a flag (exact 95 % bound, by how "
+            f"many of these samples had withstood): {known}."
+        )
+    unknown = [row.name for row in rows if row.unseen is None]
+    if unknown:
+        said.append(
+            f"Of {text.listing(unknown)} it was not recorded how many of them had withstood, so how much could fall "
+            f"cannot be said."
+        )
+    return [" ".join(said)]
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

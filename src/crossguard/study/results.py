@@ -11,6 +11,7 @@ from crossguard.core.errors import InputError, RunError
 from crossguard.evaluation import Estimate, Record
 from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
 from crossguard.evaluation.conditions import in_order
+from crossguard.evaluation.tolerance import unseen
 from crossguard.report.models import Model, reference_of
 from crossguard.study.plan import Run, Study
 from crossguard.study.records import Repeated, pooled, repeated
@@ -25,7 +26,9 @@ class Row:
     `prices` are means over runs: training cpu_seconds (those that its process computed), seconds (by the clock: other
     runs on the machine slow it down), forwards, backwards and peak_memory_mb, parameters, milliseconds a sample, and
     `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag; `checked`, how many samples of a
-    run, at the least, were attacked again with more steps to see whether its attacks had converged.
+    run, at the least, were attacked again to see whether its attacks had converged; `unseen`, the share of what
+    withstood, at the most of any run and condition, that may fall to more steps without a flag, 0 where nothing
+    withstood (None: not recorded).
     """
 
     name: str
@@ -41,6 +44,7 @@ class Row:
     runs: int
     flags: dict[str, int]
     checked: int
+    unseen: float | None
 
 
 @dataclass(frozen=True)
@@ -170,13 +174,23 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
         prices=prices,
         runs=len(record.runs),
         flags=dict(sorted(flags.items())),
-        checked=min(_checked(run) for run in record.runs),
+        checked=min(min((c["samples"] for c in _converged(run).values()), default=0) for run in record.runs),
+        unseen=_unseen(record.runs),
     )
 
 
-def _checked(run: Record) -> int:
-    checks = run.meta.get("checks") or {}
-    return min((c["samples"] for name, c in checks.items() if name.startswith("more_steps/")), default=0)
+def _converged(run: Record) -> dict[str, dict[str, Any]]:
+    """Condition -> the figures of the check whether its attack had converged."""
+    checks: dict[str, dict[str, Any]] = run.meta.get("checks") or {}
+    found = {name.removeprefix("more_steps/"): c for name, c in checks.items() if name.startswith("more_steps/")}
+    return {name: c for name, c in found.items() if name in run.conditions}
+
+
+def _unseen(runs: Sequence[Record]) -> float | None:
+    found = [c.get("withstood") for run in runs for name, c in _converged(run).items() if run.right(name).any()]
+    known = [n for n in found if n is not None]
+    # Records of before it was kept do not say how many had withstood.
+    return max(map(unseen, known), default=0.0) if len(known) == len(found) else None
 
 
 def _differences(first: Repeated, second: Repeated, notes: list[str]) -> list[Difference]:

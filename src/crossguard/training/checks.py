@@ -10,7 +10,7 @@ from torch import nn
 from crossguard.core.errors import InputError, ModelError, ThreatError
 from crossguard.core.model import borrowed, forward
 from crossguard.core.random import text_key
-from crossguard.core.task import Task
+from crossguard.core.task import MultiLabel, Task
 from crossguard.data.base import Dataset, Splits
 from crossguard.defences.objective import Losses
 from crossguard.threat import ThreatModel
@@ -39,6 +39,11 @@ def check_fit(
         raise InputError(f"the data have {len(splits.classes)} classes, the task {task.classes}; expected the same")
     for part in (splits.train, splits.validation):
         task.check(part.targets)
+    if isinstance(task, MultiLabel) and not bool(splits.validation.targets.sum()):
+        raise InputError(
+            f"none of {len(splits.validation)} validation samples has a label, so that the GAP, which chooses the "
+            f"checkpoint, is not defined; expected at least one"
+        )
     unknown = sorted(set(threat.names) - set(splits.modalities)) if threat is not None else []
     if unknown:
         raise ThreatError(f"the threat model names {unknown[0]!r}, but the data have {sorted(splits.modalities)}")

@@ -1,0 +1,33 @@
+"""What is said before a run starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import crossguard as cg
+from crossguard.core import InputError
+from crossguard.data.base import Splits, TensorDataset
+from crossguard.training.checks import check_fit
+from tests.training.toys import TwoBranch, dataset
+
+
+def several(part: TensorDataset, labelled: bool, sparse: bool) -> TensorDataset:
+    dense = torch.nn.functional.one_hot(part.targets, 2).float() * labelled
+    return replace(part, targets=dense.to_sparse() if sparse else dense)
+
+
+def fit(validation: TensorDataset) -> None:
+    train, test = (several(dataset(name, 20, seed), True, False) for seed, name in enumerate(("train", "test")))
+    together = Splits(train, validation, test)
+    check_fit(TwoBranch(), together, cg.MultiLabel(2), None, device=torch.device("cpu"), batch_size=10)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_ranking_cannot_be_validated_without_any_label(sparse: bool) -> None:
+    validation = dataset("validation", 23, seed=1)
+    fit(several(validation, True, sparse))
+    with pytest.raises(InputError, match="none of 23 validation samples has a label"):
+        fit(several(validation, False, sparse))
