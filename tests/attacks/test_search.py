@@ -159,6 +159,20 @@ def test_compiled_steps_find_the_same(model: nn.Module, recwarn: pytest.Warnings
     assert torch.allclose(found.margin, expected.margin, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"select": "bst"}, {"stop": "nver"}, {"step_size": -0.1}])
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, Any]) -> None:
+    x = {"a": torch.randn(4, 6), "b": torch.randn(4, 4)}
+    with pytest.raises(cg.ThreatError, match=next(iter(options))):
+        pgd(Split(), x, torch.zeros(4, dtype=torch.int64), cg.ThreatModel(a=cg.Linf(0.1)), **options)
+
+
+def test_labels_may_be_bool() -> None:
+    x = {"a": torch.randn(4, 6), "b": torch.randn(4, 4)}
+    y, threat = torch.eye(3)[[0, 1, 2, 0]], cg.ThreatModel(a=cg.Linf(0.5))
+    found = [pgd(Split(), x, t, threat, task=cg.MultiLabel(3)).inputs["a"] for t in (y, y.bool())]
+    assert torch.equal(*found)
+
+
 def test_a_trace_tells_every_step() -> None:
     class Half(nn.Module):
         def forward(self, inputs: cg.Inputs) -> Tensor:

@@ -410,6 +410,35 @@ def test_other_data_under_the_same_ids_are_refused(tmp_path: Path) -> None:
     evaluate(model, Loader(batch, 12), threat, protocol=QUICK, out=tmp_path / "done")  # batches may differ
 
 
+def test_other_samples_or_another_forward_are_refused(tmp_path: Path) -> None:
+    model = linear(6, 4)
+    batch, threat = samples(model, 48), threat_for(model)
+    first, both = [batch.take(range(24))], [batch.take(range(24)), batch.take(range(24, 48))]
+
+    class Edited(type(model)):  # type: ignore[misc]
+        """The same weights, another forward."""
+
+        def score(self, inputs: cg.Inputs) -> torch.Tensor:
+            return -super().score(inputs)
+
+    edited = Edited({m: w.detach() for m, w in model.w.items()}, float(model.bias.detach()))
+    edited.__class__.__qualname__ = type(model).__qualname__
+
+    def stop(now: str, number: int, total: int | None) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, both, threat, protocol=QUICK, out=tmp_path / "stopped", progress=stop)
+    evaluate(model, first, threat, protocol=QUICK, out=tmp_path / "done")
+    with pytest.raises(cg.RunError, match="24 samples with other ids than these 48"):
+        evaluate(model, both, threat, protocol=QUICK, out=tmp_path / "done")
+    with pytest.raises(cg.RunError, match="code has changed"):
+        evaluate(edited, first, threat, protocol=QUICK, out=tmp_path / "done")
+    with pytest.raises(cg.RunError, match="code has changed"):
+        evaluate(edited, both, threat, protocol=QUICK, out=tmp_path / "stopped")
+
+
 def test_the_cap_on_samples_keeps_classes_apart_from_where_they_lie() -> None:
     model = linear(6, 4)
     batch = samples(model, 60)

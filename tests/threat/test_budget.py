@@ -184,3 +184,8 @@ def test_larger_budgets_hold_smaller_ones(budget: Budget) -> None:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_round_trip_through_json(budget: Budget) -> None:
     assert type(budget).from_dict(json.loads(json.dumps(budget.to_dict()))) == budget
+
+
+def test_bounds_are_two() -> None:
+    with pytest.raises(cg.ThreatError, match="bounds"):
+        cg.Linf(0.1, bounds=(0, 1, 2))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 import crossguard as cg
 from crossguard.core import InputError
 from crossguard.data.base import Splits, TensorDataset
-from crossguard.training.checks import check_fit
+from crossguard.training.checks import check_fit, readable
 from tests.training.toys import TwoBranch, dataset
 
 
@@ -31,3 +31,15 @@ def test_a_ranking_cannot_be_validated_without_any_label(sparse: bool) -> None:
     fit(several(validation, True, sparse))
     with pytest.raises(InputError, match="none of 23 validation samples has a label"):
         fit(several(validation, False, sparse))
+
+
+def test_what_a_model_reads_keeps_the_frames_that_must_agree() -> None:
+    threat = cg.ThreatModel(a=cg.Linf(0.1), b=cg.Linf(0.2), frames=cg.AlignedFrames(2, {"a": 1, "b": 1}), at_most=1)
+    model = TwoBranch(("a",))
+    kept = readable(model, threat)
+    assert kept is not None
+    assert kept.names == ("a",)
+    assert kept.frames == cg.AlignedFrames(2, {"a": 1})
+    both = readable(TwoBranch(), threat)
+    assert both is not None
+    assert both.to_dict() == threat.to_dict()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from crossguard.core.files import read_json, read_safetensors
 from crossguard.defences import Adversarial, Fast, Free
@@ -83,6 +83,7 @@ def keep_going(out: Path | None, kind: str) -> Any:
         (Free, {"replays": 4}) if kind.startswith("free") else (Fast, {"probe_every": 2, "gap": 0.01, "relief": 1})
     )
     config = TrainConfig(epochs=2, batch_size=15, learning_rate=0.05, validation_steps=2, checkpoint_every=1)
+    distributed.init_process_group("gloo")  # for both of its trainings: a second one might meet what is left of it
     for way in (Stops, GoesOn) if kind.endswith("stopped") else (GoesOn,):
         objective = type(base.__name__, (way, base), {})(**options)
         with suppress(StoppedError):

@@ -64,6 +64,10 @@ def search(
     Raises InputError, ThreatError or ModelError before the first step for input that cannot be meant.
     """
     check_arguments(inputs, targets, threat, mask, ids, task)
+    if stop not in ("success", "never") or select not in ("best", "last"):
+        raise ThreatError(
+            f"found stop {stop!r} and select {select!r}, expected 'success' or 'never', and 'best' or 'last'"
+        )
     if trace and (stop != "never" or plan.restarts > 1 or len(plan.rivals) > 1 or len(threat.subsets()) > 1):
         raise ThreatError('a trace needs stop="never", one restart, one rival at most and no at_most')
     if plan.score is not None and stop != "never":

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from crossguard.core.batch import Inputs
+from crossguard.core.errors import ThreatError
 from crossguard.threat.budget import Ball
 
 
@@ -34,11 +35,16 @@ class StepRule(Protocol):
 
 @dataclass(frozen=True)
 class Steepest:
-    """A steepest-ascent move of `step_size` x radius in each modality's own norm, then its projection."""
+    """A steepest-ascent move of `step_size` x radius in each modality's own norm, then its projection; raises
+    ThreatError for a step that is none."""
 
     step_size: float
     gradient: ClassVar[bool] = True
     loss: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.step_size < float("inf"):
+            raise ThreatError(f"step_size is {self.step_size}, expected a finite number >= 0, a share of the budget")
 
     def begin(self, point: Inputs, balls: Mapping[str, Ball], key: Tensor) -> None:
         return None

@@ -105,7 +105,7 @@ class MultiLabel:
 
     def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N, C) the gradient of each sample's `loss`, in closed form."""
-        return (logits.sigmoid() - targets).div_(logits.shape[1])
+        return (logits.sigmoid() - targets.to(logits.dtype)).div_(logits.shape[1])
 
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).

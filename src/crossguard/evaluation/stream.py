@@ -45,7 +45,7 @@ class Stream:
         self.task: Task | None = None
         self.ids = ids
         self.content: list[str] = []  # a hash of each batch seen so far
-        self.order: list[str] = []
+        self.order: list[tuple[str, ...]] = []
         self.chosen: frozenset[str] | None = None
         targets = getattr(dataset, "targets", None)
         if samples is not None and targets is not None and samples < len(ids):
@@ -82,14 +82,14 @@ class Stream:
     def whole(self) -> dict[str, str]:
         """Of what a pass has seen, a hash of the ids, batch by batch, and one of all that the batches hold."""
         seen = {"order": self.order, "content": self.content}
-        return {k: hashlib.blake2b("\n".join(v).encode(), digest_size=16).hexdigest() for k, v in seen.items()}
+        return {k: hashlib.blake2b(repr(v).encode(), digest_size=16).hexdigest() for k, v in seen.items()}
 
     def _check_order(self, number: int, batch: Batch) -> None:
         """Passes go on from what earlier ones found, batch by batch, so each must yield the same."""
         found = digest(batch)
         if number == len(self.content):
             self.content.append(found)
-            self.order.append(repr(batch.ids))
+            self.order.append(batch.ids)
         elif self.content[number] != found:
             raise InputError(
                 f"the loader yields other samples in batch {number} than on its first pass; an evaluation passes over "

@@ -45,7 +45,8 @@ class Budget(ABC):
     def __post_init__(self) -> None:
         self._check_eps()
         name = type(self).__name__
-        if self.bounds is not None and not (all(map(math.isfinite, self.bounds)) and self.bounds[0] < self.bounds[1]):
+        low, high = self.bounds if self.bounds is not None and len(self.bounds) == 2 else (0.0, 0.0)
+        if self.bounds is not None and not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ThreatError(f"{name}: bounds are {self.bounds}, expected finite (low, high), low < high")
         kinds = [type(c) for c in self.constraints]
         for constraint in self.constraints:

@@ -24,7 +24,8 @@ def readable(model: nn.Module, threat: ThreatModel | None) -> ThreatModel | None
     known: tuple[str, ...] = getattr(model, "modalities", ()) or threat.names
     branches: tuple[str, ...] = getattr(model, "movable", known)
     kept = {name: budget for name, budget in threat.budgets.items() if name in branches}
-    return ThreatModel(kept, at_most=threat.at_most) if kept else None
+    frames = None if threat.frames is None else threat.frames.only(tuple(kept))
+    return ThreatModel(kept, at_most=threat.at_most, frames=frames) if kept else None
 
 
 def check_fit(

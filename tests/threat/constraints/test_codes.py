@@ -130,3 +130,10 @@ def test_what_cannot_be_stored_is_seen() -> None:
     y = x.clone()
     y[1, 0, 0, 0] += 0.4 / 255
     assert budget.contains(y, x).tolist() == [True, False, True, True]
+
+
+def test_values_of_another_range_are_refused() -> None:
+    budget = cg.Linf(16.0, bounds=(0, 255), constraints=(cg.PIXELS8,))
+    with pytest.raises(cg.ThreatError, match=r"\[0, 255\].*cg\.Codes\(256, 0, 255\)"):
+        budget.check("rgb", torch.tensor([[0.0, 255.0]]))
+    cg.Linf(16.0, bounds=(0, 255), constraints=(cg.Codes(256, 0, 255),)).check("rgb", torch.tensor([[0.0, 255.0]]))

@@ -78,7 +78,7 @@ class BoneLengths(Constraint):
         return best
 
     def contains(self, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._held(y, x).flatten(1).all(dim=1)
+        return self._held(y, x).reshape(len(x), -1).all(dim=1)
 
     def _held(self, y: Tensor, x: Tensor) -> Tensor:
         """(N, …, T) whether all bones of a skeleton have their length."""

@@ -34,6 +34,16 @@ class Codes(Constraint):
                 f"finite low < high"
             )
 
+    def check(self, name: str, x: Tensor) -> None:
+        """Raise ThreatError for values that no code is near: of another range or unit, say."""
+        room = 1 / self._scale
+        low, high = (float(v) for v in x.detach().aminmax()) if x.numel() else (self.low, self.high)
+        if low < self.low - room or high > self.high + room:
+            raise ThreatError(
+                f"modality {name!r}: found values in [{low:g}, {high:g}], its codes stand for [{self.low:g}, "
+                f"{self.high:g}]; give the codes of this unit, e.g. cg.Codes({self.levels}, {low:g}, {high:g})"
+            )
+
     def encode(self, y: Tensor) -> Tensor:
         """The nearest codes, int64."""
         return self._code(self._position(y).round())
