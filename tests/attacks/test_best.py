@@ -51,11 +51,11 @@ def test_the_best_of_all_points_shown_is_returned(spoilt: bool) -> None:
     inputs, targets = _sample(model)
     result = pgd(model, inputs, targets, THREAT, steps=11, step_size=1.0, stop="never")
     shown = model.shown[:-1]  # the last call confirms what is returned
-    margins = torch.stack([cg.SingleLabel(3).margin(z, targets) for _, z in shown]).nan_to_num(torch.inf)
+    margins = torch.stack([cg.SingleLabel(3).margin(z, targets) for _, z in shown])
     assert len(shown) == 12
     low, first = margins.min(dim=0)
     assert torch.equal(result.inputs["a"], torch.stack([x for x, _ in shown])[first, torch.arange(24)])
-    if not spoilt:  # its confirmation is NaN
+    if not spoilt:  # the call that confirms it answers a number
         assert torch.allclose(result.margin, low, atol=1e-5)
 
 
@@ -79,6 +79,40 @@ def test_how_much_waits_changes_nothing(
         assert torch.equal(other.steps, found[1].steps)
         assert all(torch.equal(other.inputs[n], found[1].inputs[n]) for n in other.inputs)
         assert (other.forwards, other.backwards) == (found[1].forwards, found[1].backwards)
+
+
+class Unanswering(nn.Module):
+    """Right by far wherever it answers; NaN once entries of a sample move up by half of the budget or more."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        away = inputs["a"].sum(dim=1, keepdim=True)
+        logits = torch.cat([9 - away, 0 * away], dim=1)
+        return torch.where(away < 0.5, logits, torch.nan)
+
+
+@pytest.mark.parametrize("attack", [pgd, cg.attacks.apgd, cg.attacks.square, cg.attacks.worst_case, cg.attacks.fmn])
+def test_who_answers_nan_within_the_budget_is_fooled(attack: Callable[..., cg.attacks.AttackResult]) -> None:
+    inputs, threat = {"a": torch.zeros(4, 4)}, cg.ThreatModel(a=cg.Linf(0.25, bounds=(-1.0, 1.0)))
+    targets = torch.zeros(4, dtype=torch.int64)
+    assert attack(Unanswering(), inputs, targets, threat).success.all()
+    assert not pgd(Unanswering(), inputs, targets + 1, threat, targeted=True).success.any(), "nor is a target reached"
+    narrow = threat.scaled(0.4)
+    assert attack is cg.attacks.fmn or not attack(Unanswering(), inputs, targets, narrow).success.any()
+
+
+def test_nan_of_a_narrow_format_does_not_hide_what_float32_would_confirm() -> None:
+    class Overflowing(nn.Module):
+        def forward(self, inputs: cg.Inputs) -> Tensor:
+            x = inputs["a"].sum(dim=1, keepdim=True)
+            narrow = x.mul(1).to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
+            logits = torch.cat([1 - x, 0 * x], dim=1)
+            return torch.where((x > 0.3) & (narrow.dtype != x.dtype), torch.nan, logits)
+
+    inputs, threat = {"a": torch.zeros(4, 4)}, cg.ThreatModel(a=cg.Linf(0.1))
+    targets = torch.zeros(4, dtype=torch.int64)
+    options = {"stop": "never", "steps": 4, "step_size": 0.25, "precision": torch.bfloat16}
+    found = pgd(Overflowing(), inputs, targets, threat, **options)
+    assert torch.allclose(found.margin, torch.full((4,), 0.7), atol=0.05), "the last point it answered at"
 
 
 @pytest.mark.parametrize("spoil", [lambda z: z * torch.nan, lambda z: z * 0.0])

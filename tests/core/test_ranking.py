@@ -15,7 +15,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 import crossguard as cg
-from crossguard.core.ranking import Ranking
+from crossguard.core.ranking import Ranking, rankable
 from crossguard.evaluation import metrics
 from tests.evaluation.test_metrics import multi
 
@@ -151,3 +151,15 @@ def test_two_ranks_give_the_same() -> None:
     scores, targets = multi(3, n=41)
     assert said[0] == pytest.approx(figures(Ranking.of(scores, targets, k=4)))
     assert said[0] == said[1]
+
+
+def test_who_answers_nan_is_ranked_worst() -> None:
+    logits = torch.tensor([[3.0, 1.0, 2.0], [torch.nan, 9.0, 0.0]])
+    targets = torch.tensor([[1, 0, 0], [0, 1, 0]])
+    scores = rankable(logits, targets)
+    assert torch.equal(scores[0], logits[0])
+    ranking = Ranking.of(scores, targets)
+    assert (ranking.hit(), ranking.hit(2), ranking.hit(3)) == (0.5, 0.5, 1.0)
+    assert ranking.gap() < Ranking.of(logits.nan_to_num(), targets).gap()
+    with pytest.raises(cg.InputError, match="NaN"):
+        Ranking.of(logits, targets)

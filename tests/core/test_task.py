@@ -83,6 +83,14 @@ def test_all_right_only_where_every_margin_is_positive() -> None:
     assert not cg.MultiLabel(2).all_right(torch.full((1, 2), torch.nan), torch.tensor([[1, 0]]))
 
 
+@pytest.mark.parametrize("row", [[torch.nan, 0.0, 0.0], [9.0, torch.nan, 0.0], [torch.inf, torch.inf, 0.0]])
+def test_who_answers_nan_is_wrong(row: list[float]) -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], row])
+    for task, targets in ((cg.SingleLabel(3), [0, 0]), (cg.MultiLabel(3), [[1, 0, 0], [1, 0, 0]])):
+        assert task.margin(logits, torch.tensor(targets)).tolist() == [1.0, -torch.inf]
+    assert cg.SingleLabel(1).margin(torch.tensor([[torch.nan]]), torch.tensor([0])).tolist() == [-torch.inf]
+
+
 @pytest.mark.parametrize("task", [cg.SingleLabel(3), cg.MultiLabel(3)])
 def test_further_columns_change_nothing_of_the_answer(task: cg.Task) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard.attacks.stages import EFFORTS
@@ -488,6 +488,34 @@ def test_models_keep_clips_of_the_same_samples_one_a_class() -> None:
 class Probabilities(Linear):
     def forward(self, inputs: cg.Inputs) -> torch.Tensor:
         return super().forward(inputs).softmax(dim=1)
+
+
+class Unanswering(Linear):
+    """Answers NaN wherever its margin would be below 1."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        logits = super().forward(inputs)
+        return torch.where(logits[:, :1].abs() < 1, torch.nan, logits)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_nan_answers_are_wrong_and_said(several: bool, tmp_path: Path) -> None:
+    model = linear(6, 4, kind=Unanswering)
+    batch = samples(model, 48, wrong=0.0)
+    batch = batch.take((margins(model, batch) >= 1).nonzero().flatten().tolist())
+    lost = {"only:a": exact(model, batch, ("a",), 1.0) < 1, "joint": exact(model, batch, ("a", "b"), 1.0) < 1}
+    assert all(0 < rows.sum() < len(batch) for rows in lost.values())
+    if several:
+        batch = replace(batch, targets=nn.functional.one_hot(batch.targets, 2))
+    record = evaluate(model, Loader(batch, 16), threat_for(model), protocol=QUICK, out=tmp_path / "run")
+    assert record.right("clean").all()
+    assert all(np.array_equal(record.right(c), ~rows) for c, rows in lost.items())
+    assert record.meta["checks"]["finite_answers"]["only:a"] == lost["only:a"].sum()
+    assert any(flag.name == "non_finite_answers" for flag in record.flags)
+    if several:
+        gap = {c: record.figure(c).value for c in record.conditions}
+        assert gap["joint"] <= gap["any_one"] <= gap["only:a"] < gap["clean"]
+    assert cg.report([tmp_path / "run"], out=tmp_path / "page").exists()
 
 
 def bad(**change: object) -> cg.Batch:

@@ -16,8 +16,8 @@ WAITING = 2**22
 
 
 class Best:
-    """By row the point of the lowest `score` of all that the model was shown, and its `margin`; the start where all
-    margins were NaN. Whoever reads them settles first: the rows that are still there may have points waiting."""
+    """By row the point of the lowest `score` of all that the model was shown, and its `margin`. Whoever reads them
+    settles first: the rows that are still there may have points waiting."""
 
     def __init__(self, problem: Problem, rows: Rows) -> None:
         self.problem = problem
@@ -36,12 +36,12 @@ class Best:
     def leave(self, rows: Rows, left: Tensor, shown: Inputs, gap: Tensor) -> Tensor:
         """Rows at the places `left` go, as they or others of their samples fool the model at `shown`; their indices."""
         out = rows.index.index_select(0, left)
-        low = gap.index_select(0, left).to(self.score.dtype).nan_to_num_(torch.inf, torch.inf, -torch.inf)
+        low = gap.index_select(0, left).to(self.score.dtype)
         self._keep(out, take(shown, left), low, low)
         return out
 
     def settle(self, rows: Rows) -> None:
-        """Compare all that waits, of the rows that are still there; NaN never wins."""
+        """Compare all that waits, of the rows that are still there."""
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
@@ -50,14 +50,13 @@ class Best:
         seen = [(s, z) if at is index else take((s, z), places[id(at)]) for at, s, z in waiting]
         if len(seen) == 1:
             shown, logits = seen[0]
-            low = gap = problem.gap(logits, rows.targets).to(self.score.dtype)
+            low = gap = self._gap(logits, rows.targets)
             if problem.plan.score is not None:
                 low = problem.plan.score(shown, rows.balls, gap)
         else:
             logits = torch.cat([z for _, z in seen])
-            gaps = problem.gap(logits, rows.targets.repeat(len(seen), *(1,) * (rows.targets.dim() - 1)))
-            gaps = gaps.to(self.score.dtype).view(len(seen), -1).nan_to_num_(torch.inf, torch.inf, -torch.inf)
-            low, first = gaps.min(dim=0)
+            gaps = self._gap(logits, rows.targets.repeat(len(seen), *(1,) * (rows.targets.dim() - 1)))
+            low, first = gaps.view(len(seen), -1).min(dim=0)
             gap, place = low, torch.arange(len(low), device=low.device)
             shown = {n: torch.stack([s[n] for s, _ in seen])[first, place] for n in self.point}
         whole = len(index) == len(self.score)
@@ -65,11 +64,16 @@ class Best:
         before, score, margin = old if whole else take(old, index)
         better = low < score
         point = {n: blend(better, x, before[n]) for n, x in shown.items()}
-        score, margin = torch.fmin(low, score), torch.where(better, gap, margin)
+        score, margin = torch.minimum(low, score), torch.where(better, gap, margin)
         if whole:
             self.point, self.score, self.margin = point, score, margin
         else:
             self._keep(index, point, score, margin)
+
+    def _gap(self, logits: Tensor, targets: Tensor) -> Tensor:
+        gap = self.problem.gap(logits, targets).to(self.score.dtype)
+        # NaN of a narrower format is not what the model answers, and must not win over what float32 will confirm.
+        return gap if self.problem.precision is None else gap.masked_fill(gap.isneginf(), torch.inf)
 
     def _keep(self, index: Tensor, point: Inputs, score: Tensor, margin: Tensor) -> None:
         for n, x in point.items():

@@ -20,6 +20,9 @@ from crossguard.core.errors import InputError
 Array: TypeAlias = NDArray[Any]
 Scores: TypeAlias = Array | Tensor
 
+# Beyond the logits of any model, and finite.
+WORST = 1e30
+
 
 def pair(scores: Scores, targets: Scores) -> tuple[Array, Array]:
     """(N, C) scores and (N, C) bool of what is true, of targets (N,) or (N, C); raises InputError for others."""
@@ -36,6 +39,13 @@ def pair(scores: Scores, targets: Scores) -> tuple[Array, Array]:
             raise InputError(f"targets span [{truth.min()}, {truth.max()}], expected [0, {found.shape[1] - 1}]")
         truth = np.arange(found.shape[1]) == truth[:, None]
     return found, truth.astype(bool)
+
+
+def rankable(logits: Tensor, targets: Tensor) -> Tensor:
+    """(N, C) scores of logits (N, C) and targets (N, C) of 0 and 1: where a sample is answered NaN, finite ones that
+    rank all its labels last, so that no answer is no way out."""
+    lost = logits.isnan().any(dim=1, keepdim=True)
+    return torch.where(lost, torch.where(targets > 0, -WORST, WORST).to(logits), logits)
 
 
 def _array(values: Scores) -> Array:

@@ -20,6 +20,11 @@ def _check_logits(logits: Tensor, samples: int, classes: int) -> None:
         )
 
 
+def _settled(margin: Tensor) -> Tensor:
+    """Margins in which NaN is the lowest there is: who answers NaN is not right, nor is any target reached so."""
+    return margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
 @dataclass(frozen=True, slots=True)
 class SingleLabel:
     """One class a sample; targets (N,) int64."""
@@ -52,15 +57,15 @@ class SingleLabel:
         return logits.softmax(dim=1).scatter_add_(1, index, logits.new_full(index.shape, -1.0))
 
     def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(N,) true logit minus the best other one; a sample is right where it is > 0 (a tie is not right)."""
+        """(N,) true logit minus the best other one; a sample is right where it is > 0 (a tie is not right, nor NaN)."""
         index = targets.unsqueeze(1)
         own = logits.gather(1, index).squeeze(1)
         if logits.shape[1] == 1:
-            return own
-        return own - logits.scatter(1, index, -torch.inf).amax(dim=1)
+            return _settled(own)
+        return _settled(own - logits.scatter(1, index, -torch.inf).amax(dim=1))
 
     def all_right(self, logits: Tensor, targets: Tensor) -> bool:
-        """Whether the true class wins everywhere, or ties: quicker than margins."""
+        """Whether the true class wins everywhere, ties or is NaN: quicker than margins, which are told apart later."""
         return logits.shape[1] > 1 and torch.equal(logits.argmax(dim=1), targets)
 
     def own(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -111,9 +116,9 @@ class MultiLabel:
         """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).
 
         Without a present (absent) class the other side is compared with 0, the logit of probability 1/2, so that an
-        attack has something to climb; no answer is a hit (every one is) there, and Records count it so.
+        attack has something to climb; no answer is a hit (every one is) there, and Records count it so. NaN is none.
         """
-        return self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype))
+        return _settled(self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype)))
 
     def all_right(self, logits: Tensor, targets: Tensor) -> bool:
         """Whether every margin is > 0."""
@@ -122,7 +127,7 @@ class MultiLabel:
     def own(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(N,) the best present logit, 0 where no class is present."""
         best = logits.masked_fill(~targets.bool(), -torch.inf).amax(dim=1)
-        return torch.where(torch.isinf(best), torch.zeros_like(best), best)
+        return torch.where(best.isneginf(), torch.zeros_like(best), best)
 
     def rivals(self, logits: Tensor, targets: Tensor, count: int) -> Tensor:
         """(N, count) the absent classes, the most likely first, then present ones where absent ones run out."""

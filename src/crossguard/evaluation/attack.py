@@ -212,12 +212,13 @@ def rank(
     def look(inputs: Inputs) -> Tensor:
         case.work.add(condition, len(part))
         with torch.no_grad():
-            return climbed(forward(case.model, inputs, part.mask).logits, Goal(part.targets, case.task))
+            loss = climbed(forward(case.model, inputs, part.mask).logits, Goal(part.targets, case.task))
+        return loss.nan_to_num(torch.inf, torch.inf, -torch.inf)  # no answer is the worst one
 
     def worse(best: Inputs, loss: Tensor, point: Inputs) -> tuple[Inputs, Tensor]:
         found = look(point)
         flags = found > loss
-        return {m: torch.where(spread(flags, x), point[m], x) for m, x in best.items()}, torch.fmax(found, loss)
+        return {m: torch.where(spread(flags, x), point[m], x) for m, x in best.items()}, torch.maximum(found, loss)
 
     with case.work.timed(condition):
         best, loss = known[0], look(known[0])

@@ -266,6 +266,13 @@ def _whole_set(evidence: Evidence, judge: Any) -> None:
         f"random noise in the same budget fooled {won} of {n} samples that the joint attack could not: the attack is "
         f"worse than chance there", won=won, samples=n,
     )  # fmt: skip
+    answers = {k.removeprefix("margin/"): v for k, v in evidence.samples.items() if k.startswith("margin/")}
+    lost = {c: int(np.isneginf(margin).sum()) for c, margin in answers.items() if np.isneginf(margin).any()}
+    judge(
+        "finite_answers", "non_finite_answers", None, not lost,
+        f"the model answers NaN to some of {n} samples ({', '.join(f'{c}: {count}' for c, count in lost.items())}): "
+        f"they count as wrong, and are ranked as the worst there are", samples=n, **lost,
+    )  # fmt: skip
     judge(
         "budget", "outside_budget", None, evidence.outside == 0,
         f"{evidence.outside} successes of the attack lay outside its budget and were not counted",

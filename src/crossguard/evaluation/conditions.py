@@ -11,7 +11,7 @@ from torch import Tensor
 from crossguard.attacks import noise
 from crossguard.attacks.objective import RANKED
 from crossguard.core import Inputs, MultiLabel, forward
-from crossguard.core.ranking import Ranking
+from crossguard.core.ranking import Ranking, rankable
 from crossguard.diagnostics import contribution, without
 from crossguard.evaluation.attack import Case, Track, climb, rank
 from crossguard.evaluation.attention import attend
@@ -129,7 +129,7 @@ def _observe(case: Case, arrays: Arrays, condition: str, inputs: Inputs, mask: M
     arrays[f"prediction/{condition}"] = case.task.predict(logits).cpu().numpy()
     arrays[f"margin/{condition}"] = _float(case.task.margin(logits, case.batch.targets))
     if isinstance(case.task, MultiLabel):
-        arrays[f"scores/{condition}"] = _float(logits)
+        arrays[f"scores/{condition}"] = _float(rankable(logits, case.batch.targets))
     for m, weight in (output.weights or {}).items():
         arrays[f"weight/{condition}/{m}"] = _float(weight)
     return logits
@@ -184,7 +184,8 @@ def _record(
                 points.append(point)
                 worst[name].append(loss)
                 with torch.no_grad():
-                    arrays[f"scores/{condition}/{name}"] = _float(forward(case.model, point, batch.mask).logits)
+                    said = forward(case.model, point, batch.mask).logits
+                arrays[f"scores/{condition}/{name}"] = _float(rankable(said, batch.targets))
         attend(case, arrays, condition, ranked[RANKED[0]][-1] if ranked[RANKED[0]] else inputs, shown)
         _show(arrays, condition, {m: inputs[m] for m in threat.names}, shown)
     attend(case, arrays, "clean", batch.inputs, shown)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -14,37 +13,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crossguard.core import (
     Batch,
     InputError,
     Modality,
-    ModelError,
     MultiLabel,
-    RunError,
     Task,
     borrowed,
     forward,
-    settle_task,
     takes_mask,
 )
-from crossguard.core.files import locked, read_json
-from crossguard.core.model import attack_view
+from crossguard.core.files import locked
+from crossguard.core.ranking import WORST
 from crossguard.diagnostics import Failure
-from crossguard.evaluation import conditions
+from crossguard.evaluation import conditions, earlier
 from crossguard.evaluation.attack import Case
-from crossguard.evaluation.checks import Evidence, Probe, probe, suspect, verdicts
-from crossguard.evaluation.passes import Opening, Progress, Run, join, label_of
+from crossguard.evaluation.checks import Evidence, suspect, verdicts
+from crossguard.evaluation.opening import look
+from crossguard.evaluation.passes import Progress, Run, join, label_of
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.record import FORMAT, Record
-from crossguard.evaluation.store import OTHERS, Arrays, Store, compare, model_hash
+from crossguard.evaluation.store import Arrays, Store, model_hash
 from crossguard.evaluation.stream import Stream, digest
 from crossguard.models.cut import Tail
 from crossguard.threat import ThreatModel
 
-# After so many batches without a single gradient a modality counts as blind or ignored.
-_PROBED = 4
 # Forwards whose fastest is a model's latency.
 _TIMED = 10
 # Kept in the parts alone: what the checks need, and what goes elsewhere in the record.
@@ -81,23 +76,23 @@ def evaluate(
     where = _device(model, device)
     stream = Stream(loader, threat, modalities=modalities, samples=protocol.samples, device=where)
     with borrowed(model, seed, where) as net, ExitStack() as held:
-        opening = _open(net, stream, threat, task, protocol, seed)
+        opening = look(net, stream, threat, task, protocol, seed)
         names = _classes(classes, loader, opening.case.task.classes)
         print_ = _fingerprint(net, opening.case)
         folder = None if out is None else Path(out)
-        finished = _finished(folder, print_, stream, opening.case)
+        finished = earlier.finished(folder, print_, stream, opening.case)
         if finished is not None:
             return finished
         if folder is not None:
             held.enter_context(locked(folder))
             # Another process may have held the folder until now.
-            finished = _finished(folder, print_, stream, opening.case)
+            finished = earlier.finished(folder, print_, stream, opening.case)
             if finished is not None:
                 return finished
         store = Store(folder, print_)
         begun = store.get("base-00000", opening.case.batch.ids, stream.content[0])
         if folder is not None and begun is not None:
-            _check_answers(begun, opening.case, folder)
+            earlier.check_answers(begun, opening.case, folder)
         found = store.remember("failures", lambda: [asdict(f) for f in suspect(opening.case)])
         opening = replace(opening, case=replace(opening.case, failures=tuple(Failure(**f) for f in found)))
         run = Run(opening, stream, store, progress)
@@ -156,106 +151,6 @@ def evaluate(
         return record
 
 
-def _finished(folder: Path | None, expected: Mapping[str, Any], stream: Stream, case: Case) -> Record | None:
-    """The record of a folder, None where there is none yet; raises RunError where it is of another evaluation."""
-    if folder is None or not (folder / "record.json").exists():
-        return None
-    compare(read_json(folder / "record.json").get("fingerprint", {}), expected, folder)
-    record = Record.load(folder)
-    held = record.meta.get("data")  # records of earlier versions do not say
-    deque(stream if held is not None else (), maxlen=0)
-    ids = stream.ids if held is None else [name for names in stream.order for name in names]
-    whole = held is not None or stream.samples is None
-    if whole and ids and sorted(ids) != sorted(record.samples["ids"].tolist()):
-        raise RunError(
-            f"{folder} holds an evaluation of {len(record)} samples with other ids than these {len(ids)}; choose "
-            f"another folder, or remove this one to start afresh"
-        )
-    now = stream.whole()
-    if held is not None and held["order"] == now["order"] and held["content"] != now["content"]:
-        raise RunError(f"{folder} holds an evaluation of {OTHERS}")
-    _check_answers(record.samples, case, folder)
-    Store.sweep(folder)  # it may have been stopped while it cleared up
-    return record
-
-
-def _check_answers(known: Mapping[str, Any], case: Case, folder: Path) -> None:
-    """Raise RunError where the model answers the first batch otherwise than it did: its weights are told by the
-    fingerprint, its code is not. A model that answers at random is believed."""
-    row = {name: i for i, name in enumerate(known["ids"].tolist())}
-    if "margin/clean" not in known or any(name not in row for name in case.batch.ids):
-        return
-    was = known["margin/clean"][[row[name] for name in case.batch.ids]]
-    now, again = (case.task.margin(_answers(case), case.batch.targets).cpu().numpy() for _ in range(2))
-    # Other devices and kernels round otherwise.
-    room = 0.01 * float(np.abs(was).mean()) + 1e-6
-    if np.array_equal(now, again) and not np.allclose(now, was, rtol=0.01, atol=room):
-        raise RunError(
-            f"{folder} holds an evaluation of a model with these weights that answered otherwise (margins {was[:3]}, "
-            f"now {now[:3]}): its code has changed; choose another folder, or remove this one to start afresh"
-        )
-
-
-def _answers(case: Case) -> Tensor:
-    with torch.no_grad():
-        return forward(case.model, case.batch.inputs, case.batch.mask).logits
-
-
-def _open(
-    net: nn.Module, stream: Stream, threat: ThreatModel, task: Task | None, protocol: Protocol, seed: int
-) -> Opening:
-    """Look at the first batch and raise before any work for a model, task or data that cannot be meant."""
-    first = next(iter(stream), None)
-    if first is None:
-        raise InputError("the loader yields no samples; check the data set, its split and the cap on samples")
-    batch = first[1]
-    with torch.no_grad():
-        logits = forward(net, batch.inputs, batch.mask).logits
-    task = settle_task(task, batch.targets, logits)
-    if not bool(torch.isfinite(logits).all()):
-        raise ModelError("the model answers clean samples with NaN or Inf; nothing can be measured on it")
-    if task.looks_like_probabilities(logits):
-        raise ModelError(
-            "the model returns probabilities, expected logits: their gradients vanish and attacks fail; "
-            "wrap it with cg.adapt(net, …, output='probabilities')"
-        )
-    stream.task = task
-    view = _view(net, batch, logits)
-    case = Case(net, batch, threat, task, protocol, seed, view=view)
-    probes = _probe(case, stream)
-    blind = frozenset(m for m, p in probes.items() if p.used and not p.gradient)
-    ignored = frozenset(m for m, p in probes.items() if not p.used)
-    return Opening(replace(case, blind=blind, ignored=ignored), probes)
-
-
-def _view(net: nn.Module, batch: Batch, logits: Tensor) -> nn.Module | None:
-    """What the model offers to attackers in place of itself; raises ModelError where that is no model of the task."""
-    view = attack_view(net)
-    if view is net:
-        return None
-    with torch.no_grad():
-        shown = forward(view, batch.inputs, batch.mask).logits
-    if shown.shape != logits.shape or not bool(torch.isfinite(shown).all()):
-        raise ModelError(
-            f"attack_view() of {type(net).__name__} answers clean samples with logits of shape {tuple(shown.shape)}, "
-            f"or with NaN or Inf; expected finite ones of shape {tuple(logits.shape)}, as the model itself gives"
-        )
-    return view
-
-
-def _probe(case: Case, stream: Stream) -> dict[str, Probe]:
-    """Probes of every modality, over as many batches as it takes to see each of them present and with a gradient; a
-    modality that shows none in several batches is given up."""
-    found: dict[str, Probe] = {}
-    for number, batch in stream:
-        now = probe(replace(case, batch=batch))
-        found = {m: found[m].merged(p) if found else p for m, p in now.items()}
-        seen = all(p.samples for p in found.values())
-        if all(p.gradient for p in found.values()) or (seen and number + 1 >= _PROBED):
-            break
-    return found
-
-
 def _clips(base: list[Arrays], samples: Arrays, known: list[str]) -> tuple[Arrays, list[dict[str, Any]]]:
     """The clips' arrays, and what was said of each."""
     arrays: Arrays = {}
@@ -273,7 +168,7 @@ def _clips(base: list[Arrays], samples: Arrays, known: list[str]) -> tuple[Array
                     "group": str(samples["groups"][at]),
                     "target": int(label_of(samples["targets"][at : at + 1])[0]),
                     "predictions": {c: int(samples[f"prediction/{c}"][at]) for c in known},
-                    "margins": {c: float(samples[f"margin/{c}"][at]) for c in known},
+                    "margins": {c: max(-WORST, float(samples[f"margin/{c}"][at])) for c in known},
                 }
             )
         start += len(part["ids"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 from crossguard.core import Batch, RunError
 from crossguard.evaluation import conditions
 from crossguard.evaluation.attack import Case
-from crossguard.evaluation.checks import Probe, attack_again, attackable
+from crossguard.evaluation.checks import attack_again, attackable
+from crossguard.evaluation.opening import Opening
 from crossguard.evaluation.store import Arrays, Store
 from crossguard.evaluation.stream import Stream
 from crossguard.evaluation.work import Work
@@ -21,14 +22,6 @@ Progress = Callable[[str, int, int | None], object]
 
 # Without a budget for every modality the curve may never come down; it is followed this far.
 _PLATEAU = 16.0
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What the first batch told: the case without its batch's work, and how gradients reach each modality."""
-
-    case: Case
-    probes: dict[str, Probe]
 
 
 class Run:

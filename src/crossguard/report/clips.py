@@ -243,5 +243,5 @@ def _said(entry: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
     for condition, prediction in entry["predictions"].items():
         margin = margins.get(condition)
         right = prediction in truth if margin is None else margin > 0
-        said[condition] = {"class": classes[int(prediction)], "right": bool(right), "margin": margin}
+        said[condition] = {"class": classes[int(prediction)], "right": bool(right)}
     return said

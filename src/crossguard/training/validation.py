@@ -15,7 +15,7 @@ from crossguard.attacks.result import AttackResult
 from crossguard.core.batch import Batch
 from crossguard.core.model import attack_view, borrowed, forward
 from crossguard.core.random import bits, combine, text_key
-from crossguard.core.ranking import Ranking
+from crossguard.core.ranking import Ranking, rankable
 from crossguard.core.task import MultiLabel, Task
 from crossguard.data.base import Dataset
 from crossguard.defences.objective import Work
@@ -98,7 +98,8 @@ def _ranked(
             found = _attacked(
                 split, batch, task, threat, options | {"objective": name, "stop": "never", "select": "last"}, work
             )
-            ranking.add(split.logits(batch.with_inputs(found.inputs)), batch.targets)
+            said = split.logits(batch.with_inputs(found.inputs))
+            ranking.add(rankable(said, batch.targets), batch.targets)
             work.forwards += len(batch)
     clean, worst = clean.gathered(ranks.device), [ranking.gathered(ranks.device) for ranking in joint.values()]
     return Accuracy(clean.gap(), None if threat is None else min(r.gap() for r in worst), len(clean), "gap")
@@ -131,13 +132,13 @@ def _attacked(
     split: _Split, batch: Batch, task: Task, threat: ThreatModel, options: dict[str, Any], work: Work
 ) -> AttackResult:
     """PGD on a batch, with all modalities at once: through the view that the model offers to attackers, where it does,
-    and a success where the model itself is fooled."""
+    and, where points are examined, a success where the model itself is fooled."""
     with borrowed(split.model, device=split.device) as net:
         view = attack_view(net)
         result = pgd(
             view, batch.inputs, batch.targets, threat, task=task, mask=batch.mask, ids=batch.ids or None, **options
         )
-    if view is not net:
+    if view is not net and not result.margin.isnan().any():
         margin = task.margin(split.logits(batch.with_inputs(result.inputs)), batch.targets)
         result = replace(result, success=margin <= 0, forwards=result.forwards + len(batch))
     work.forwards += result.forwards
