@@ -92,6 +92,6 @@ def test_the_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     where = [sys.executable, "-c", "import crossguard; print(crossguard.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     assert found.stdout.startswith(str(tmp_path))
-    demo = [sys.executable, "-m", "crossguard.cli", "demo", "--quick", "--out", "out"]
+    demo = [sys.executable, "-m", "crossguard", "demo", "--quick", "--out", "out"]
     done = subprocess.run(demo, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     assert Path(done.stdout.splitlines()[-1]).is_file()

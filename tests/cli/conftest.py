@@ -32,7 +32,7 @@ def shell(tmp_path: Path) -> Shell:
     def run(*arguments: object, cwd: Path = tmp_path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
         environment.pop("CROSSGUARD_DEBUG", None)
-        command = [sys.executable, "-m", "crossguard.cli", *(str(a) for a in arguments)]
+        command = [sys.executable, "-m", "crossguard", *(str(a) for a in arguments)]
         return subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

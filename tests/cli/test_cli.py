@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 import crossguard as cg
+from crossguard.cli import app
+from crossguard.cli.console import guarded
+from crossguard.cli.tables import percent
 from crossguard.core.files import locked
+from crossguard.evaluation.comparison import paired_difference
 from tests.cli.conftest import Crossguard, Shell
+from tests.report.synthetic import DEPTH, INERTIAL, RGB, SKELETON, make
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RECIPE = RECIPES / "figures" / "concat-standard.yaml"
@@ -90,6 +102,11 @@ def test_wrong_usage_ends_with_2(crossguard: Crossguard, arguments: tuple[str, .
             2,
             ["HCN: found an input of shape", "= (N, M, 12, 25, 3)"],
         ),
+        (
+            ("train", "{recipe}", "--set", "objective={name: adversarial, attacked: rgbb}"),
+            2,
+            ["1 problem\n  objective: attacked is 'rgbb'", "['rgb', 'skeleton']"],
+        ),
         (("train", "{recipe}", "--device", "abacus"), 2, ["'abacus' cannot be used here"]),
         (("evaluate", "nowhere", "--protocol", "quick"), 2, ["--set evaluate.protocol=quick"]),
         (("evaluate", "nowhere", "--seed", "3"), 2, ["--set seed="]),
@@ -122,6 +139,7 @@ def test_bad_input_is_said_plainly(
     assert "Traceback" not in result.stderr
     for word in words:
         assert places.get(word, word) in result.stderr
+    assert "fault of the program" not in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "runs").exists(), "nothing half-written"
 
@@ -270,12 +288,14 @@ def test_a_model_of_ones_own(crossguard: Crossguard, tmp_path: Path, monkeypatch
     save_file({"wrong": torch.zeros(1)}, tmp_path / "wrong.safetensors")
     for arguments, word in (
         (("--model", "mine_for_the_cli:build", "--weights", "wrong.safetensors"), "do not fit"),
+        (("--model", "mine_for_the_cli:build", "--weights", "none.safetensors"), "--weights: could not read none.saf"),
         (("--model", "mine_for_the_cli:missing"), "missing"),
         (("--model", "no_such_module_here:build"), "no_such_module_here"),
     ):
         failed = crossguard("evaluate", *arguments, *options)
         assert failed.exit_code in (1, 2)
         assert word in failed.stderr
+        assert word == "do not fit" or "do not fit" not in failed.stderr
 
 
 @pytest.mark.parametrize(
@@ -318,3 +338,99 @@ def test_a_second_training_leaves_the_recipe_of_the_first_alone(
     assert refused.exit_code == 1
     assert "another process is at work" in refused.stderr
     assert (tmp_path / "recipe.yaml").read_text() == "the first one's"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "report", "study"])
+def test_a_place_that_may_not_be_used_is_no_fault_of_the_program(
+    crossguard: Crossguard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: list[str], command: str
+) -> None:
+    """Root may use any, so the system's refusal is played."""
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for module, name in ((os, "stat"), (os, "mkdir"), (os, "listdir"), (os, "scandir"), (io, "open")):
+        monkeypatch.setattr(module, name, _refused(getattr(module, name), closed))
+    settings = [part for setting in small for part in ("--set", setting)]
+    where = {
+        "train": (RECIPE, *settings, "--out", closed / "run"),
+        "evaluate": (closed / "run",),
+        "report": (closed / "run", "-o", tmp_path / "page.html"),
+        "study": (closed, "--out", tmp_path / "out"),
+    }
+    result = crossguard(command, *where[command])
+    assert result.exit_code in (1, 2)
+    assert str(closed) in result.stderr
+    assert "Permission denied" in result.stderr
+    assert "fault of the program" not in result.stderr
+
+
+def _refused(honest: Callable[..., Any], closed: Path) -> Callable[..., Any]:
+    """The system's call, which lets nobody into a folder."""
+
+    def call(path: Any, *arguments: Any, **options: Any) -> Any:
+        inside = isinstance(path, str | Path) and closed in (Path(path), *Path(path).parents)
+        if inside and (Path(path) != closed or honest.__name__ in ("scandir", "listdir")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return honest(path, *arguments, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "/closed/run"), "/closed/run: Permission denied; "),
+        (NotADirectoryError(20, "Not a directory", "file/run"), "file/run: Not a directory; "),
+        (OSError(28, "No space left on device"), "the system said: No space left on device; "),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_its_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    monkeypatch.delenv("CROSSGUARD_DEBUG", raising=False)
+
+    def command() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as left:
+        guarded(command)()
+    assert left.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert words in said
+    assert "fault of the program" not in said
+
+
+def test_an_error_of_no_file_stays_a_fault_of_the_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CROSSGUARD_DEBUG", raising=False)
+
+    def command() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(typer.Exit):
+        guarded(command)()
+    assert "fault of the program" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("modalities", [(RGB, SKELETON), (RGB, SKELETON, DEPTH, INERTIAL)])
+@pytest.mark.parametrize("columns", ["60", "80", "200"])
+def test_every_figure_of_a_comparison_can_be_read_at_any_width(
+    tmp_path: Path, modalities: tuple[cg.Modality, ...], columns: str
+) -> None:
+    names = ("concat-standard", "amr-adversarial", "odd-one-out-adversarial", "minsim-exfmem-adversarial")
+    runs = [make(tmp_path / n, n, seed=i, modalities=modalities) for i, n in enumerate(names)]
+    environment = {"COLUMNS": columns, "NO_COLOR": "1", "TERM": "dumb"}
+    command = ["compare", *map(str, runs), "-o", str(tmp_path / "compare.html")]
+    result = CliRunner(env=environment).invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    tables = "\n".join(result.stdout.splitlines()[:-1])
+    assert max(map(len, tables.splitlines())) <= int(columns)
+    first, *others = (cg.Record.load(run) for run in runs)
+    found = [set(line.split()) for line in tables.splitlines()]
+    words = set().union(*found)
+    for record in others:
+        for c in record.conditions:
+            for part in percent(paired_difference(record, first, c), signed=True).splitlines():
+                assert part in words, f"{record.name}, {c}"
+    for c in first.conditions:
+        assert set(c.replace(":", ": ").split()) <= words, "headers are whole too"

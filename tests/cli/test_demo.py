@@ -57,7 +57,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_call_does(tmp_path: Path, small: 
     recipe = Path(__file__).parents[2] / "recipes" / "figures" / "concat-standard.yaml"
     settings = [part for setting in small if not setting.startswith("train.epochs") for part in ("--set", setting)]
     settings += ["--set", "train.epochs=400", "--set", "train.validate_every=400"]
-    command = [sys.executable, "-m", "crossguard.cli", "train", str(recipe), *settings, "--out", "run"]
+    command = [sys.executable, "-m", "crossguard", "train", str(recipe), *settings, "--out", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     latest = tmp_path / "run" / "checkpoint" / "latest.json"

@@ -57,10 +57,12 @@ def test_a_study_with_a_recipe_that_fails(crossguard: Crossguard, recipes: Path,
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--seeds", "one"), 2, "seeds: found ['one']"),
-        (("--folds", "1"), 2, "folds: found ['1'], but no `fold:"),
+        (("--seeds", "one"), 2, "recipes: 1 problem\n  --seeds: found ['one'], expected a"),
+        (("--seeds", "1,1"), 2, "recipes: 1 problem\n  --seeds: found [1, 1], expected each seed once"),
+        (("--folds", "1"), 2, "--folds: found ['1'], but no `fold:"),
+        (("--folds", "all"), 2, "--folds: found 'all', but no `fold:"),
         (("--only", "brokn"), 2, "--only brokn: no recipe has that name; did you mean 'broken'?"),
-        (("--reference", "conkat"), 2, "reference: no recipe is named 'conkat'"),
+        (("--reference", "conkat"), 2, "--reference: no recipe is named 'conkat'"),
         (("--export", "cvs"), 2, "--export cvs: no such kind; did you mean 'csv'?"),
         (("--set", "train.epochss=3"), 2, "train.epochss: unknown key"),
     ],
@@ -75,7 +77,7 @@ def test_bad_input_is_said_plainly(
 
 def test_ctrl_c_ends_every_process_and_leaves_what_can_go_on(recipes: Path, tmp_path: Path) -> None:
     (recipes / "broken.yaml").unlink()
-    command = [sys.executable, "-m", "crossguard.cli", "study", str(recipes), "--out", "out", "--seeds", "0"]
+    command = [sys.executable, "-m", "crossguard", "study", str(recipes), "--out", "out", "--seeds", "0"]
     command += ["--set", "train.epochs=100000", "--set", "train.validate_every=100000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

@@ -19,7 +19,7 @@ GOOD = {"concat-standard": 0.2, "amr-adversarial": 0.6, "concat-adversarial": 0.
 def folder(tmp_path: Path, study: str = "", names: tuple[str, ...] = tuple(GOOD)) -> Path:
     """A folder with some of the project's recipes, and a study.yaml of this text."""
     found = tmp_path / "recipes"
-    found.mkdir(exist_ok=True)
+    found.mkdir(parents=True, exist_ok=True)
     for name in names:
         (found / f"{name}.yaml").write_text(dump(read_recipe(RECIPES / f"{name}.yaml")))
     if study:

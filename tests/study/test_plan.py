@@ -50,7 +50,8 @@ def test_the_study_that_comes_with_utd_mhad(tmp_path: Path) -> None:
         ("reference: concat-standart", "reference: no recipe is named 'concat-standart'; did you mean"),
         ("pairs: [[amr-adversarial, conkat]]", "pairs: no recipe is named 'conkat'"),
         ("pairs: [[amr-adversarial]]", "pairs: found [['amr-adversarial']]"),
-        ("folds: [1]", "folds: found [1], but no `fold:"),
+        ("folds: [1]", "study.yaml: 1 problem\n  folds: found [1], but no `fold:"),
+        ("folds: all", "folds: found 'all', but no `fold:"),
         ("fold: {option: data.seed, values: [1, 2]}\nfolds: [3]", "folds: no fold is named '3'; known: 1, 2"),
         ("fold: {option: data.seed}", "fold.values: missing"),
         ("fold: data.seed", "fold.values: missing"),
@@ -88,3 +89,16 @@ def test_two_recipes_of_one_name_would_share_a_folder(tmp_path: Path) -> None:
 def test_a_folder_without_recipes(tmp_path: Path) -> None:
     with pytest.raises(cg.RecipeError, match="holds no recipes"):
         read_study(tmp_path, tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name, said in (("none", "No such file"), ("file", "Not a directory")):
+        with pytest.raises(cg.RecipeError, match=f"could not read the folder .*{name}: {said}"):
+            read_study(tmp_path / name, tmp_path / "out")
+
+
+def test_no_folds_can_be_wanted_where_there_are_none(tmp_path: Path) -> None:
+    assert read_study(folder(tmp_path), tmp_path / "out", given={"folds": "none"}).folds == (None,)
+    folds = "fold: {option: data.seed, values: [1, 2]}"
+    assert read_study(folder(tmp_path, folds), tmp_path / "out").folds == ("1", "2")

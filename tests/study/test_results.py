@@ -90,6 +90,46 @@ def test_folds_are_pooled_before_seeds_are_compared(tmp_path: Path) -> None:
         )
 
 
+def with_checks(record: cg.Record, fold: int, **checks: dict[str, object]) -> cg.Record:
+    meta = {**record.meta, "checks": {name.replace("__", "/"): c for name, c in checks.items()}}
+    samples = {**record.samples, "ids": np.array([f"{fold}/{i}" for i in record.samples["ids"]])}
+    return cg.Record(meta, samples)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_worst_check_of_any_fold_is_kept(tmp_path: Path, order: tuple[int, ...]) -> None:
+    one = cg.Record.load(make(tmp_path / "one"))
+    said: list[dict[str, dict[str, object]]] = [
+        {
+            "more_steps__joint": {"passed": False, "newly_fooled": 5, "withstood": 20, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 9, "samples": 40},
+            "iterative__joint": {"passed": True, "fooled": 30, "fooled_by_one_step": 20, "samples": 40},
+            "noise": {"passed": True, "won": 0, "samples": 100},
+        },
+        {
+            "more_steps__joint": {"passed": False, "newly_fooled": 9, "withstood": 20, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 4, "samples": 40},
+            "iterative__joint": {"passed": True, "fooled": 21, "fooled_by_one_step": 20, "samples": 40},
+            "noise": {"passed": False, "won": 3, "samples": 100},
+            "larger_budget__joint": {"passed": False, "fooled": 30, "fooled_at_twice": 20, "samples": 40},
+        },
+        {
+            "more_steps__joint": {"passed": True, "newly_fooled": 1, "withstood": 1, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 0, "samples": 40},
+            "iterative__joint": {"passed": True, "fooled": 35, "fooled_by_one_step": 20, "samples": 40},
+            "larger_budget__joint": {"passed": False, "fooled": 30, "fooled_at_twice": 27, "samples": 40},
+            "failure__silent_success__joint": {"passed": False, "affected": 2, "samples": 30},
+        },
+    ]
+    found = pooled([with_checks(one, i, **said[i]) for i in order]).meta["checks"]
+    assert found["more_steps/joint"]["newly_fooled"] == 9, "of the failed ones the worst"
+    assert found["more_steps/only:rgb"]["withstood"] == 4, "of equal ones the least looked at"
+    assert found["iterative/joint"]["fooled"] == 21
+    assert found["noise"]["won"] == 3
+    assert found["larger_budget/joint"]["fooled_at_twice"] == 20
+    assert found["failure/silent_success/joint"]["passed"] is False
+
+
 def test_folds_that_share_a_sample_are_refused(tmp_path: Path) -> None:
     both = [cg.Record.load(make(tmp_path / str(i), seed=i)) for i in range(2)]
     with pytest.raises(cg.InputError, match="test the same sample 'clip-000'"):
@@ -342,3 +382,33 @@ def test_where_nothing_withstood_nothing_is_unseen(tmp_path: Path) -> None:
     found = results(plan)
     assert [row.unseen for row in found.rows if row.name == "concat-standard"] == [0.0]
     assert "concat-standard" not in unseen(found, tmp_path)
+
+
+def test_attention_is_said_by_layer_where_there_are_maps(tmp_path: Path) -> None:
+    plan = planted(tmp_path, "seeds: [0, 1]\n")
+    runs = [run for run in plan.runs if run.recipe.name == "amr-adversarial"]
+    for seed, run in enumerate(runs):
+        with np.load(run.folder / "samples.npz") as file:
+            samples = dict(file)
+        n = len(samples["ids"])
+        for layer, value in enumerate((0.25, 0.75)):
+            samples[f"attention/entropy/clean/{layer}"] = np.full((n, 4), value + 0.1 * seed, dtype=np.float32)
+            samples[f"attention/drift/joint/{layer}"] = np.full((n, 4), 2 * value, dtype=np.float32)
+        np.savez_compressed(run.folder / "samples.npz", **samples)
+    found = results(plan)
+    rows = {row.name: row.attention for row in found.rows}
+    assert rows["amr-adversarial"] == {
+        "entropy": pytest.approx((0.3, 0.8), abs=1e-6),
+        "drift": pytest.approx((0.5, 1.5), abs=1e-6),
+    }
+    assert rows["concat-standard"] == {}
+    export(found, tmp_path, ("csv", "markdown"))
+    assert "| amr-adversarial | 0.30 / 0.80 | 0.50 / 1.50 |" in (tmp_path / "study.md").read_text()
+    assert "| concat-standard | – | – |" in (tmp_path / "study.md").read_text()
+    with (tmp_path / "study.csv").open() as file:
+        lines = {(line["recipe"], line["metric"]): line["value"] for line in csv.DictReader(file)}
+    assert float(lines["amr-adversarial", "attention_drift/1"]) == pytest.approx(1.5)
+    html = page(found, tmp_path / "study.html").read_text()
+    assert "<td>0.30 / 0.80</td><td>0.50 / 1.50</td>" in html
+    without = results(planted(tmp_path / "other"))
+    assert 'id="attention"' not in page(without, tmp_path / "other.html").read_text()

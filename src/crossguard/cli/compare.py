@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.table import Table
-
 from crossguard.cli.console import guarded, results
 from crossguard.cli.report import Page, Reference, Runs, Title
-from crossguard.cli.tables import names_of, summary_table, table_of
+from crossguard.cli.tables import Figures, names_of, summary_table, table_of
 from crossguard.core.errors import InputError
 from crossguard.evaluation import Record
 from crossguard.evaluation.comparison import paired_difference
@@ -31,7 +29,7 @@ def compare(runs: Runs, out: Page = Path("compare.html"), title: Title = None, r
     results.print(str(page), markup=False, soft_wrap=True)
 
 
-def _differences(records: list[Record], reference: str | None) -> Table:
+def _differences(records: list[Record], reference: str | None) -> Figures:
     base = next((r for r in records if r.name == reference), records[0])
     rows = {
         name: {c: paired_difference(r, base, c) for c in r.conditions if c in base.conditions}

@@ -37,6 +37,15 @@ def complain(text: str) -> None:
     print(f"error: {text}", file=sys.stderr)
 
 
+def _refused(error: OSError) -> str:
+    """What the system did not let the program do, where, and what can be done about it."""
+    where = "the system said" if error.filename is None else str(error.filename)
+    return (
+        f"{where}: {error.strerror or error}; see that the place is there, that you may read it (and write, where "
+        f"something is written) and that its disk has room, or give another one (`crossguard --debug …` shows all)"
+    )
+
+
 def guarded(command: Callable[P, None]) -> Callable[P, None]:
     """A command that ends with 0, 1 (a run failed), 2 (invalid input) or 130 (Ctrl-C), and shows no traceback."""
 
@@ -54,6 +63,11 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(INVALID if isinstance(error, GIVEN) else FAILED) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except OSError as error:
+            if debug():
+                raise
+            complain(_refused(error))
+            raise typer.Exit(FAILED) from None
         except Exception as error:
             if debug():
                 raise

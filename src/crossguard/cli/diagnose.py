@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich import box
-from rich.table import Table
 
 from crossguard.cli.console import guarded, results, say
 from crossguard.cli.progress import Bars, of_evaluation
+from crossguard.cli.tables import Figures
 from crossguard.cli.train import Device, Settings
 
 
@@ -65,20 +64,11 @@ def said(estimate: Mapping[str, Any], form: str = ".2f") -> str:
     return f"{estimate['value']:{form}}\n{estimate['low']:{form}}…{estimate['high']:{form}}"
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", overflow="fold")
-    return table
-
-
-def _classes(found: Mapping[str, Any]) -> Table:
+def _classes(found: Mapping[str, Any]) -> Figures:
     columns = {f"density\n{n}": v for n, v in found["density"].items()}
     columns |= {f"convexity\n{n}": v for n, v in found["convexity"].items()}
-    table = _table("latent space by class (95 % interval)", ["class", *columns])
-    for c, name in enumerate(found["classes"]):
-        table.add_row(name, *(said(values[c]) for values in columns.values()))
-    return table
+    rows = [[name, *(said(values[c]) for values in columns.values())] for c, name in enumerate(found["classes"])]
+    return Figures("latent space by class (95 % interval)", ["class", *columns], rows)
 
 
 def _undefined(found: Mapping[str, Any]) -> list[str]:
@@ -95,21 +85,20 @@ def _undefined(found: Mapping[str, Any]) -> list[str]:
     return [f"{reason}{': ' if classes else ''}{', '.join(classes)}" for reason, classes in reasons.items()]
 
 
-def _shares(shares: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("share of each modality in what is right, points", ["", *shares["clean"]])
+def _shares(shares: Mapping[str, Mapping[str, Any]]) -> Figures:
+    rows: list[list[str]] = []
     for condition, by_name in shares.items():
         points = [{k: 100 * v if isinstance(v, float) else v for k, v in e.items()} for e in by_name.values()]
-        table.add_row(condition, *(said(e, ".1f") for e in points))
-    return table
+        rows.append([condition, *(said(e, ".1f") for e in points)])
+    return Figures("share of each modality in what is right, points", ["", *shares["clean"]], rows)
 
 
-def _predictors(rows: Sequence[Mapping[str, Any]]) -> Table:
-    title = "rank correlation over classes with the median minimum norm"
-    table = _table(title, ["measure", "alone", "given accuracy\nand count", "forwards", "backwards", "seconds"])
-    for row in rows:
+def _predictors(predictors: Sequence[Mapping[str, Any]]) -> Figures:
+    rows: list[list[str]] = []
+    for row in predictors:
         price = row["price"]
         correlations = ["–", "–"] if row["name"] == "fmn" else [said(row["correlation"]), said(row["partial"])]
-        table.add_row(
-            row["name"], *correlations, str(price["forwards"]), str(price["backwards"]), f"{price['seconds']:.2f}"
-        )
-    return table
+        spent = [str(price["forwards"]), str(price["backwards"]), f"{price['seconds']:.2f}"]
+        rows.append([row["name"], *correlations, *spent])
+    title = "rank correlation over classes with the median minimum norm"
+    return Figures(title, ["measure", "alone", "given accuracy\nand count", "forwards", "backwards", "seconds"], rows)

@@ -48,7 +48,7 @@ def train(
 
     The whole recipe is checked before anything runs. On several devices or nodes:
 
-        torchrun --nproc-per-node 4 -m crossguard.cli train recipe.yaml --device cuda
+        torchrun --nproc-per-node 4 -m crossguard train recipe.yaml --device cuda
     """
     from crossguard.recipe import load, train_run
 

@@ -61,7 +61,8 @@ def _write_csv(results: Results, folder: Path) -> Path:
                 line |= {"reference": paired.second, "smallest_shown": _number(paired.smallest_shown)}
                 line |= _ends(paired.estimate, "difference", "difference_low", "difference_high")
             writer.writerow(line)
-        for name, value in row.prices.items():
+        layers = {f"attention_{what}/{i}": v for what, by in row.attention.items() for i, v in enumerate(by)}
+        for name, value in (row.prices | layers).items():
             writer.writerow({**common, "metric": name, "value": _number(value)})
     write_atomic(folder / "study.csv", lambda file: file.write(buffer.getvalue().encode()))
     return folder / "study.csv"

@@ -9,7 +9,7 @@ from pathlib import Path
 from crossguard.core.files import write_atomic
 from crossguard.evaluation import Estimate
 from crossguard.report import text
-from crossguard.study.results import Difference, Results, Row
+from crossguard.study.results import ATTENTION, Difference, Results, Row
 
 
 def write_markdown(results: Results, folder: Path) -> Path:
@@ -31,7 +31,10 @@ def write_markdown(results: Results, folder: Path) -> Path:
             "would have shown four times in five.",
             _differences(results, second),
         ]
-    parts += ["## Balance beside reliance", _balance(results), "## Price, means of one training", _prices(results)]
+    parts += ["## Balance beside reliance", _balance(results)]
+    if any(row.attention for row in results.rows):
+        parts += ["## Attention by layer, means over samples, heads and trainings", _attention(results)]
+    parts += ["## Price, means of one training", _prices(results)]
     doubts = [f"- {row.name}: {_counted(row)}" for row in results.rows if row.flags]
     parts += ["## Doubts", "\n".join(doubts) or "No check of any run raised a flag.", *_unseen(results)]
     if results.notes:
@@ -108,6 +111,15 @@ def _balance(results: Results) -> str:
         for row in results.rows
     ]
     return _table(["recipe", "gap", "ratio, %", *(f"lost without {m}" for m in modalities)], lines)
+
+
+def _attention(results: Results) -> str:
+    lines = [[row.name, *(_layers(row.attention.get(what, ())) for what in ATTENTION)] for row in results.rows]
+    return _table(["recipe", *ATTENTION.values()], lines)
+
+
+def _layers(values: Sequence[float]) -> str:
+    return " / ".join(f"{v:.2f}" for v in values) or text.NOTHING
 
 
 def _prices(results: Results) -> str:

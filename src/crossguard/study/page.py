@@ -12,7 +12,7 @@ from markupsafe import Markup
 from crossguard.core.files import write_atomic
 from crossguard.evaluation import Estimate
 from crossguard.report import text
-from crossguard.study.results import Results
+from crossguard.study.results import ATTENTION, Results
 
 
 def page(results: Results, out: str | Path, links: dict[str, str] | None = None) -> Path:
@@ -22,7 +22,8 @@ def page(results: Results, out: str | Path, links: dict[str, str] | None = None)
     )
     template = environment.from_string(_asset("study", "study.html.j2"))
     css = Markup(_asset("report", "style.css"))  # of this package: not to be escaped
-    html = template.render(r=results, text=text, ends=_ends, finite=math.isfinite, css=css, links=links or {})
+    words = {"attention": ATTENTION, "ends": _ends, "finite": math.isfinite, "text": text}
+    html = template.render(r=results, css=css, links=links or {}, **words)
     path = Path(out)
     write_atomic(path, lambda file: file.write(html.encode()))
     return path

@@ -28,12 +28,12 @@ _Value = int | str
 def heading(
     title: str | None = None,
     seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)] = (0, 1, 2),
-    folds: Literal["all", "none"] | tuple[_Value, ...] = "all",
+    folds: Literal["all", "none"] | tuple[_Value, ...] | None = None,
     reference: str | None = None,
     pairs: tuple[tuple[str, str], ...] = (),
     settings: tuple[str, ...] = (),
 ) -> None:
-    """The options of a study besides `fold`."""
+    """The options of a study besides `fold`; without `folds`, all that there are."""
 
 
 def folding(
@@ -95,16 +95,16 @@ def read_study(
     into every recipe. Without either: seeds 0, 1 and 2, no folds. Raises RecipeError, with every problem named, for a
     study or recipes that cannot be meant.
     """
-    folder, out = Path(folder), Path(out)
-    files = sorted(path for path in folder.glob("*.yaml") if path.name != FILE)
-    if not files:
-        raise RecipeError(f"{folder} holds no recipes; expected a folder of *.yaml files, one a model")
-    problems = Problems()
-    said = read(folder / FILE) if (folder / FILE).exists() else {}
-    document = mapping({**said, **(given or {})}, (*heading.__annotations__.keys() - {"return"}, "fold"), "", problems)
+    folder, out, given = Path(folder), Path(out), dict(given or {})
+    files, there = _files(folder)
+    # `crossguard study` gives each by an option of its name; what is wrong may then be no fault of the file.
+    problems = Problems({key: f"--{key}" for key in given})
+    source = str(folder if given else folder / FILE)
+    said = read(folder / FILE) if there else {}
+    document = mapping({**said, **given}, (*heading.__annotations__.keys() - {"return"}, "fold"), "", problems)
     fold = None if document.get("fold") is None else options(folding, _section(document["fold"]), "fold", problems)
     top = options(heading, {k: v for k, v in document.items() if k != "fold"}, "", problems)
-    problems.stop(str(folder / FILE))
+    problems.stop(source)
     assert top is not None
     common = [*top["settings"], *settings]
     for setting in common:
@@ -113,7 +113,7 @@ def read_study(
     chosen = _folds(top["folds"], fold, problems)
     if len(set(top["seeds"])) < len(top["seeds"]):
         problems.add("seeds", f"found {list(top['seeds'])}, expected each seed once")
-    problems.stop(str(folder / FILE))
+    problems.stop(source)
     runs = _runs(files, out, top["seeds"], chosen, common, problems)
     names = tuple(dict.fromkeys(run.recipe.name for run in runs))
     for key, named in (("reference", [top["reference"]]), ("pairs", [n for pair in top["pairs"] for n in pair])):
@@ -125,19 +125,36 @@ def read_study(
     return Study(title, out, names, top["seeds"], tuple(chosen), top["reference"], top["pairs"], runs)
 
 
+def _files(folder: Path) -> tuple[list[Path], bool]:
+    """The recipes in a folder, and whether it has a `study.yaml`; raises RecipeError where there are none."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".yaml")
+    except OSError as error:
+        raise RecipeError(f"could not read the folder {folder}: {error.strerror or error}") from error
+    files = [path for path in found if path.name != FILE]
+    if not files:
+        raise RecipeError(f"{folder} holds no recipes; expected a folder of *.yaml files, one a model")
+    return files, len(files) < len(found)
+
+
 def _section(given: Any) -> Mapping[str, Any]:
     return given if isinstance(given, Mapping) else {"option": given}
 
 
 def _folds(wanted: Any, fold: dict[str, Any] | None, problems: Problems) -> dict[str | None, list[str]]:
     """The settings of each fold that is to run, by its name; one without a name where there are none."""
-    if wanted == "none" or (fold is None and wanted == "all"):
+    if wanted == "none" or (fold is None and wanted is None):
         return {None: []}
     if fold is None:
-        problems.add("folds", f"found {list(wanted)}, but no `fold: {{option: data.…, values: […]}}` says what one is")
+        found = wanted if isinstance(wanted, str) else list(wanted)
+        problems.add(
+            "folds",
+            f"found {found!r}, but no `fold: {{option: data.…, values: […]}}` in {FILE} says what one is; write that, "
+            f"or leave this out",
+        )
         return {}
     known = {str(value): value for value in fold["values"]}
-    names = list(known) if wanted == "all" else [str(value) for value in wanted]
+    names = list(known) if wanted in (None, "all") else [str(value) for value in wanted]
     for name in names:
         if name not in known or not _FOLD.fullmatch(name):
             problems.add("folds", f"no fold is named {name!r}{suggestion(name, known)}")

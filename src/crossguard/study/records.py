@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -91,14 +93,14 @@ def pooled(folds: Sequence[Record]) -> Record:
 
 
 def _merged(records: Sequence[Record]) -> dict[str, Any]:
-    """What is said of all: prices are means, doubts are of any, scales and conditions those that all have."""
+    """What is said of all: prices are means, doubts are of any, a check is the worst of any, scales and conditions are
+    those that all have."""
     first = records[0].meta
     metas = [record.meta for record in records]
     flags = {(f["name"], f["modality"]): f for meta in metas for f in meta["flags"]}
     checks: dict[str, Any] = {}
     for name, check in (item for meta in metas for item in (meta.get("checks") or {}).items()):
-        if name not in checks or check.get("passed") is False:
-            checks[name] = check
+        checks[name] = max(checks.get(name, check), check, key=partial(_doubt, name))
     return {
         **first,
         "conditions": [c for c in first["conditions"] if all(c in meta["conditions"] for meta in metas)],
@@ -110,6 +112,31 @@ def _merged(records: Sequence[Record]) -> dict[str, Any]:
         "checks": checks,
         "clips": [],
     }
+
+
+# By kind of check, what it counts as wrong, less what that is held against; and of how many any counts.
+_WRONG = {
+    "gradient": ("zero",),
+    "finite_gradient": ("non_finite",),
+    "larger_budget": ("fooled", "fooled_at_twice"),
+    "iterative": ("fooled_by_one_step", "fooled"),
+    "more_steps": ("newly_fooled",),
+    "attack_view": ("newly_fooled",),
+    "joint_search": ("weaker",),
+    "noise": ("won",),
+    "budget": ("outside",),
+    "unbounded": ("left",),
+    "failure": ("affected",),
+}
+_OF = ("withstood", "samples", "total")
+
+
+def _doubt(name: str, check: Mapping[str, Any]) -> tuple[bool, float, float]:
+    """Orders the checks of one name: a failed one is worse, then the larger share that went wrong, then fewer looked
+    at (of none, nothing can have gone wrong)."""
+    wrong, *less = (check.get(figure) or 0 for figure in _WRONG.get(name.partition("/")[0], ("",)))
+    of = next((check[figure] for figure in _OF if check.get(figure) is not None), 0)
+    return check.get("passed") is False, (wrong - sum(less)) / max(of, 1), -of if of else -math.inf
 
 
 def _mean(values: Sequence[Any]) -> Any:

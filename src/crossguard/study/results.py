@@ -16,6 +16,8 @@ from crossguard.report.models import Model, reference_of
 from crossguard.study.plan import Run, Study
 from crossguard.study.records import Repeated, pooled, repeated
 
+# What is said of attention, layer by layer, in words.
+ATTENTION = {"entropy": "entropy, untouched (1: uniform)", "drift": "drift, all attacked (nats)"}
 PRICES = ("cpu_seconds", "seconds", "forwards", "backwards", "peak_memory_mb")
 
 
@@ -25,10 +27,11 @@ class Row:
 
     `prices` are means over runs: training cpu_seconds (those that its process computed), seconds (by the clock: other
     runs on the machine slow it down), forwards, backwards and peak_memory_mb, parameters, milliseconds a sample, and
-    `latency_ratio` to the reference. `flags` says how many of `runs` raised each flag; `checked`, how many samples of a
-    run, at the least, were attacked again to see whether its attacks had converged; `unseen`, the share of what
-    withstood, at the most of any run and condition, that may fall to more steps without a flag, 0 where nothing
-    withstood (None: not recorded).
+    `latency_ratio` to the reference. `attention` is empty for models without maps, else by layer "entropy" (untouched,
+    in shares of the uniform one's) and "drift" (KL in nats, all attacked), means over samples, heads and runs. `flags`
+    says how many of `runs` raised each flag; `checked`, how many samples of a run, at the least, were attacked again to
+    see whether its attacks had converged; `unseen`, the share of what withstood, at the most of any run and condition,
+    that may fall to more steps without a flag, 0 where nothing withstood (None: not recorded).
     """
 
     name: str
@@ -41,6 +44,7 @@ class Row:
     balance: dict[str, Estimate]
     reliance: dict[str, Estimate]
     prices: dict[str, float]
+    attention: dict[str, tuple[float, ...]]
     runs: int
     flags: dict[str, int]
     checked: int
@@ -172,11 +176,22 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
         balance=record.balance(),
         reliance=record.reliance(),
         prices=prices,
+        attention=_attention(record.runs),
         runs=len(record.runs),
         flags=dict(sorted(flags.items())),
         checked=min(min((c["samples"] for c in _converged(run).values()), default=0) for run in record.runs),
         unseen=_unseen(record.runs),
     )
+
+
+def _attention(runs: Sequence[Record]) -> dict[str, tuple[float, ...]]:
+    found: dict[str, tuple[float, ...]] = {}
+    for what, prefix in (("entropy", "attention/entropy/clean/"), ("drift", "attention/drift/joint/")):
+        layers = sum(key.startswith(prefix) for key in runs[0].samples)
+        if layers:
+            means = [[float(run.samples[f"{prefix}{i}"].mean()) for run in runs] for i in range(layers)]
+            found[what] = tuple(sum(mean) / len(runs) for mean in means)
+    return found
 
 
 def _converged(run: Record) -> dict[str, dict[str, Any]]:
