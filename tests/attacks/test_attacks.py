@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import crossguard as cg
-from crossguard.attacks import AttackResult, apgd, fgsm, mi_fgsm, noise, pgd, square
+from crossguard.attacks import AttackResult, apgd, fgsm, judge, mi_fgsm, noise, pgd, square
 from tests.models_for_tests import Linear, Mixed
 
 Attack = Callable[..., AttackResult]
@@ -232,6 +233,28 @@ def test_a_given_start_is_climbed_from() -> None:
     assert (both.margin <= one.margin + 1e-6).all()
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ({"a": torch.zeros(4, 3)}, r"lack modality 'b' of the threat model, they name \['a'\]"),
+        (
+            {"a": torch.zeros(4, 3), "b": torch.zeros(4, 3)},
+            r"'b': found shape \(4, 3\), expected that of the inputs, \(4, 2\)",
+        ),
+        ({"a": torch.zeros(3, 3), "b": torch.zeros(4, 2)}, r"'a': found shape \(3, 3\)"),
+        ({"a": np.zeros((4, 3)), "b": torch.zeros(4, 2)}, "of 'a': found a ndarray"),
+        (torch.zeros(4, 3), "expected a dict"),
+    ],
+)
+def test_points_to_start_from_that_do_not_fit_are_refused(start: Any, said: str) -> None:
+    model, threat = Linear({"a": (3,), "b": (2,)}), cg.ThreatModel(a=cg.Linf(0.1), b=cg.Linf(0.1))
+    args = model, {"a": torch.zeros(4, 3), "b": torch.zeros(4, 2)}, torch.zeros(4, dtype=torch.long), threat
+    for work in (lambda: pgd(*args, start=start), lambda: judge(*args, found=start)):
+        with pytest.raises(cg.InputError, match=said):
+            work()
+    assert not model.forwards, "before any work"
+
+
 def test_inference_mode_and_inference_tensors_are_fine(attack: Attack) -> None:
     model, inputs, targets = _case()
     expected = attack(model, inputs, targets, THREATS["linf"])
@@ -299,6 +322,10 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "bounds": ({"threat": cg.ThreatModel(a=cg.Linf(0.1, bounds=(5, 6)))}, cg.ThreatError, "bounds"),
     "mask": ({"mask": {"a": torch.ones(4)}}, cg.InputError, "bool"),
     "no inputs": ({"inputs": {}}, cg.InputError, "no inputs"),
+    "NaN beside": ({"inputs": {"a": torch.zeros(4, 3), "b": torch.full((4, 1), torch.inf)}}, cg.InputError, "'b': NaN"),
+    "numpy inputs": ({"inputs": {"a": np.zeros((4, 3))}}, cg.InputError, "inputs of 'a': found a ndarray"),
+    "numpy targets": ({"targets": np.zeros(4)}, cg.InputError, "targets: found a ndarray"),
+    "a mask for all": ({"mask": torch.ones(4)}, cg.InputError, "mask: found a Tensor"),
 }
 
 

@@ -47,6 +47,22 @@ def _inputs(n: int = 24) -> cg.Inputs:
     return {"a": torch.randn(n, 6, generator=generator), "b": torch.randn(n, 4, generator=generator)}
 
 
+class _Ordered(nn.Module):
+    """A model that takes its inputs by their order."""
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        first, second = inputs.values()
+        return first[:, :3] - 2 * second[:, :3]
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_order_of_the_inputs_is_kept(name: str) -> None:
+    inputs = _inputs()
+    targets = _Ordered()(inputs).argmax(dim=1)
+    found = pgd(_Ordered(), inputs, targets, cg.ThreatModel({name: cg.Linf(0.1)}), steps=2)
+    assert torch.allclose(found.margin, cg.SingleLabel(3).margin(_Ordered()(found.inputs), targets))
+
+
 @pytest.mark.parametrize(("options", "runs"), [({}, 3), ({"fuse_scale": -1.0}, 9), ({"noise": 1.0}, 9)])
 def test_branches_run_apart_only_where_they_give_what_the_model_says(options: dict[str, float], runs: int) -> None:
     model, inputs = Split(**options), _inputs()

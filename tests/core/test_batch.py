@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 import crossguard as cg
 from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, present, take
 from crossguard.models.fusion_model import Partial
+from tests.models_for_tests import Linear
 
 
 def test_masks_spread_over_trailing_axes() -> None:
@@ -48,6 +50,8 @@ def test_non_finite_samples_are_named_by_id() -> None:
     x[1, 0] = torch.nan
     with pytest.raises(cg.InputError, match="clip-b"):
         check_finite({"a": x}, ["clip-a", "clip-b", "clip-c"])
+    with pytest.raises(cg.InputError, match=r"1 of 3 samples \(1\)"):
+        check_finite({"a": x[:, 0]})
 
 
 def test_take_indexes_a_nest() -> None:
@@ -107,3 +111,34 @@ def test_presence_in_a_batch_of_no_samples() -> None:
         found = present({"a": torch.zeros(shape, dtype=torch.bool)}, "a", 0)
         assert found is not None
         assert found.shape == (0,)
+
+
+X, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (({"a": X.numpy()}, Y), r"inputs of 'a': found a ndarray, expected a tensor: torch\.as_tensor"),
+        (({"a": X}, Y.numpy()), r"targets: found a ndarray, expected a tensor: torch\.as_tensor"),
+        (({"a": X}, [0, 0]), r"targets: found a list"),
+        ((X, Y), "inputs: found a Tensor, expected a dict of tensors by modality"),
+        (({"a": X}, Y, X.bool()), "mask: found a Tensor, expected a dict"),
+        (({"a": X}, Y, {"a": X.bool().numpy()}), "mask of 'a': found a ndarray"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_by_name(parts: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(cg.InputError, match=said):
+        cg.Batch(*parts)
+
+
+def test_no_mask_is_said_by_none_as_well() -> None:
+    batch = cg.Batch({"a": X}, Y, None)
+    assert batch.mask == {}
+    assert batch.take([0]).to("cpu").mask == {}
+
+
+def test_a_batch_is_no_loader() -> None:
+    batch = cg.Batch({"a": X}, Y)
+    with pytest.raises(cg.InputError, match=r"found a Batch, expected a loader.*\[batch\]"):
+        cg.evaluate(Linear({"a": (3,)}), batch, cg.ThreatModel(a=cg.Linf(0.1)))  # type: ignore[arg-type]

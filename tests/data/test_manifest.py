@@ -168,7 +168,7 @@ def test_samples_that_cannot_be_taken(make: Make, change: Callable[[list[list[st
 
 def test_several_labels_and_long_clips(make: Make) -> None:
     folder = make()
-    with pytest.raises(DataError, match="several labels: 1\n  c2: 2 classes are named"):
+    with pytest.raises(DataError, match=r"several labels: 1\n  c2: 2 classes are named .*multi_label: true"):
         manifest(folder)
     with pytest.raises(DataError, match=r"too long: 2(.|\n)*c4\.npy: 6 frames, expected at most 5"):
         manifest(folder, multi_label=True, max_frames=5)
@@ -215,6 +215,17 @@ def test_a_look_at_the_files(make: Make) -> None:
     np.save(folder / "c3.npy", clip(3, 4, 4))
     report = data.check("manifest", folder)
     assert [p.split(":")[0] for p in report.problems] == ["wrong width", "empty", "damaged", "not finite"]
+
+
+def test_a_look_says_what_a_recipe_must_say_of_several_labels(make: Make) -> None:
+    assert "1 of 6 samples name several classes: a recipe must say multi_label: true" in " ".join(
+        data.check("manifest", make()).notes
+    )
+
+    def single(rows: list[list[str]]) -> None:
+        rows[2][1] = "walk"
+
+    assert "multi_label" not in " ".join(data.check("manifest", make(single)).notes)
 
 
 def test_other_kinds_of_files_need_a_reader_alone(tmp_path: Path) -> None:

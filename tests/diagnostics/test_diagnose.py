@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -129,3 +130,71 @@ def test_the_whole_diagnosis_is_json_and_says_what_is_undefined(trained: nn.Modu
         "value": None, "low": None, "high": None, "n": 6, "reason": "6 samples, 11 needed"
     }  # fmt: skip
     assert few["projection"] == {}
+
+
+class Viewed(nn.Module):
+    """`Slopes` with no gradient of its own; its view has one, and answers `sign` times as much."""
+
+    def __init__(self, sign: float = 1.0) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return Slopes()({"a": inputs["a"].detach() + 0 * inputs["a"]})
+
+    def attack_view(self) -> nn.Module:
+        return Times(self.sign)
+
+
+class Times(Slopes):
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        return self.sign * super().forward(inputs)
+
+
+def test_predictors_follow_the_view_of_a_model() -> None:
+    threat = cg.ThreatModel(a=cg.Linf(0.25))
+    plain, seen = ({r.name: r for r in predictors(m, [lines()], threat, steps=30)} for m in (Slopes(), Viewed()))
+    for name in ("margin", "gradient", "fgsm", "fmn"):
+        assert seen[name].by_class == plain[name].by_class, name
+    for name in ("fgsm", "fmn"):
+        assert seen[name].price.forwards == plain[name].price.forwards + 60, "the model itself was asked as well"
+
+
+def test_what_counts_for_predictors_is_what_the_model_itself_says() -> None:
+    """A view that takes what is right for wrong leaves every sample where it is, and the model is still right."""
+    rows = {r.name: r for r in predictors(Viewed(-1.0), [lines()], cg.ThreatModel(a=cg.Linf(0.25)), steps=30)}
+    assert rows["margin"].by_class == pytest.approx([0.1 + 0.1 * c for c in range(6)], abs=1e-6)
+    assert rows["fgsm"].by_class == [1.0] * 6
+    assert rows["fmn"].by_class == [float("inf")] * 6
+
+
+class Hidden(nn.Module):
+    """A trained model; where it `hides`, its plain gradient is 0, and its view is the one that does not."""
+
+    def __init__(self, model: nn.Module, hides: bool) -> None:
+        super().__init__()
+        self.model, self.hides = model, hides
+
+    def forward(self, inputs: Inputs, *, need: Sequence[str] = ()) -> cg.Output:
+        return self.model({n: x.detach() + 0 * x if self.hides else x for n, x in inputs.items()}, need=need)
+
+    def attack_view(self) -> nn.Module:
+        return Hidden(self.model, False) if self.hides else self
+
+
+def test_a_diagnosis_attacks_through_the_view(trained: nn.Module) -> None:
+    options = {"task": TASK, "samples": 40, "steps": 5, "projection": None}
+    plain, seen = (
+        diagnose(Hidden(trained, hides), dataset("toy", 40, 9), THREAT, **options)["shapley"] for hides in (False, True)
+    )
+    assert seen["joint"] == plain["joint"] != plain["clean"]
+
+
+def test_a_batch_is_no_data_set() -> None:
+    batch = dataset("toy", 4, 0).read(range(4))
+    with pytest.raises(cg.InputError, match="diagnose: found Batch, expected a data set"):
+        diagnose(TwoBranch(), batch, THREAT, task=TASK)  # type: ignore[arg-type]

@@ -113,3 +113,10 @@ def test_shapley_of_a_model_without_masks_and_of_several_labels() -> None:
     expected = [(x[:, 0] - x[:, 1]) * torch.tensor([1.0, -1.0]) for x in INPUTS.values()]
     for share, by_hand in zip(found.values(), expected, strict=True):
         torch.testing.assert_close(share, by_hand)
+
+
+def test_what_is_no_tensor_is_refused_by_name() -> None:
+    arrays = {n: x.numpy() for n, x in INPUTS.items()}
+    for work in (lambda: shapley(Sum(), arrays, torch.tensor([0, 1])), lambda: contribution(Sum(), arrays)):
+        with pytest.raises(cg.InputError, match="inputs of 'a': found a ndarray"):
+            work()

@@ -84,3 +84,9 @@ def test_transfer_between_models() -> None:
 def test_an_empty_loader_is_refused() -> None:
     with pytest.raises(cg.InputError, match="no samples"):
         judged(TwoBranch(), {"clean": None}, [])
+
+
+def test_where_one_modality_at_most_may_be_touched_nothing_joint_is_fitted() -> None:
+    alone = cg.ThreatModel(THREAT.budgets, at_most=1)
+    found = universal_attacks(TwoBranch(), TRAIN, TEST, alone, task=TASK, epochs=1)
+    assert set(found.test) == {"only:a", "only:b"}

@@ -124,9 +124,7 @@ def test_probabilities_become_logits() -> None:
     task = cg.SingleLabel(3)
     assert not task.looks_like_probabilities(logits)
     torch.testing.assert_close(logits, soft.net.logits(X["rgb"], X["skeleton"]).log_softmax(dim=1))
-    sure = adapt(
-        Answers(lambda z: (z > z.amax(dim=1, keepdim=True) - 1e-9).float()), inputs=NAMES, output="probabilities"
-    )
+    sure = adapt(Answers(lambda z: (z >= z.amax(dim=1, keepdim=True)).float()), inputs=NAMES, output="probabilities")
     assert bool(torch.isfinite(sure(X).logits).all())
     each = adapt(Answers(lambda z: {"p": z.sigmoid()}), inputs=NAMES, select="p", output="multilabel_probabilities")
     torch.testing.assert_close(each(X).logits, each.net.logits(X["rgb"], X["skeleton"]), rtol=1e-4, atol=1e-5)
@@ -191,3 +189,38 @@ def test_an_answer_without_logits_is_explained(shape: Any, select: Any, said: st
 def test_a_missing_input_is_named() -> None:
     with pytest.raises(ModelError, match=r"needs \['skeleton'\]"):
         adapt(Positional(), inputs=NAMES)({"rgb": X["rgb"]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "output", "said"),
+    [
+        (lambda z: z - 9, "probabilities", r"from -\S+ to"),
+        (lambda z: z.sigmoid(), "probabilities", "rows sum to"),
+        (lambda z: 2 * z.softmax(dim=1), "probabilities", "rows sum to"),
+        (lambda z: 9 * z, "multilabel_probabilities", r"from -\S+ to"),
+    ],
+)
+def test_an_answer_that_is_not_what_it_is_said_to_be_is_refused(answer: Any, output: Any, said: str) -> None:
+    model = adapt(Answers(answer), inputs=NAMES, output=output)
+    with pytest.raises(ModelError, match=rf"output='{output}'.*{said}"):
+        model(X)
+    with pytest.raises(ModelError, match="leave output= out"):
+        cg.evaluate(model, [cg.Batch(X, torch.zeros(5, dtype=torch.int64))], cg.ThreatModel(rgb=cg.Linf(0.1)))
+
+
+def test_a_few_numbers_do_not_tell_logits_from_probabilities() -> None:
+    model = adapt(Answers(lambda z: z), inputs=NAMES, output="multilabel_probabilities")
+    inside = {"rgb": torch.zeros(1, 4), "skeleton": torch.zeros(1, 2)}
+    with torch.no_grad():
+        for layer in (model.net.a, model.net.b):
+            layer.bias.fill_(0.1)
+    model(inside)
+    with pytest.raises(ModelError, match="multilabel_probabilities"):
+        model({n: 99 * x for n, x in X.items()})
+
+
+def test_probabilities_in_half_precision_and_nan_are_let_through() -> None:
+    soft = adapt(Answers(lambda z: z.softmax(dim=1).bfloat16()), inputs=NAMES, output="probabilities")
+    assert soft(X).logits.dtype == torch.bfloat16
+    broken = adapt(Answers(lambda z: z.softmax(dim=1) * torch.nan), inputs=NAMES, output="probabilities")
+    assert bool(broken(X).logits.isnan().all()), "evaluate says what that means"

@@ -89,6 +89,12 @@ def test_first_weights_are_a_function_of_the_seed() -> None:
         ("evaluate.batch_size=0", "evaluate.batch_size: found 0, expected greater than or equal to 1"),
         ("train=[1]", "train: found [1], expected a mapping"),
         ("objective={name: adversarial, attack: pgdd}", "objective: unknown attack 'pgdd'"),
+        (
+            "objective={name: adversarial, attacked: rgbb}",
+            "objective: attacked is 'rgbb'; expected 'joint', 'random', 'single' or one of the attacked modalities",
+        ),
+        ("objective={name: noise, attacked: skeletn}", "objective: attacked is 'skeletn'"),
+        ("objective={name: standard, auxiliary_weight: {rgbb: 1}}", "objective: auxiliary_weight names 'rgbb'"),
         ("model.fusion={name: amr, width: 5}", "model.fusion: AMR needs"),
         ("train.epochs=true", "train.epochs: found True, expected a whole number"),
         ("evaluate.batch_size=yes", "evaluate.batch_size: found True, expected a whole number"),
@@ -111,3 +117,8 @@ def test_what_cannot_be_meant(setting: str, problem: str) -> None:
     with pytest.raises(cg.RecipeError) as error:
         load(SMALLEST, [setting])
     assert f"\n  {problem}" in str(error.value)
+
+
+def test_a_trained_run_may_be_evaluated_within_other_budgets() -> None:
+    settings = ["objective={name: adversarial, attacked: skeleton}", "threat={rgb: {norm: linf, eps: 0.1}}"]
+    assert load(SMALLEST, settings).threat.names == ("rgb",)

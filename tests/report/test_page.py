@@ -278,6 +278,15 @@ def test_relative_improvement_is_that_of_the_comparison(page: Page, runs: list[P
     assert f"{ri.value:+.1f}" in page.find("table", class_="summary")[0][1]
 
 
+def test_one_record_alone_is_taken_as_it_is(runs: list[Path], tmp_path: Path) -> None:
+    listed = report([runs[0]], tmp_path / "listed.html").read_bytes()
+    for one in (str(runs[0]), runs[0]):
+        assert report(one, tmp_path / "alone.html").read_bytes() == listed
+    record = Record.load(runs[0])
+    both = [report(r, tmp_path / "alone.html").read_bytes() for r in (record, [record])]
+    assert both[0] == both[1]
+
+
 def test_two_records_of_one_name_stay_apart(tmp_path: Path) -> None:
     runs = [make(tmp_path / n, "amr", seed=i) for i, n in enumerate("ab")]
     assert data_of(parse(report(runs, tmp_path / "p.html")))["reel"]["models"] == ["amr", "amr (2)"]

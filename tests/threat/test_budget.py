@@ -105,6 +105,16 @@ def test_impossible_budgets_are_refused(kind: type[Budget], eps: float) -> None:
         kind(eps)
 
 
+@pytest.mark.parametrize("kind", [cg.Linf, cg.L2, cg.L1, cg.L0, cg.SNR])
+def test_budgets_are_numbers(kind: type[Budget]) -> None:
+    with pytest.raises(cg.ThreatError, match=r"found '8/255', expected a number; .* write 8 / 255"):
+        kind("8/255")  # type: ignore[arg-type]
+    with pytest.raises(cg.ThreatError, match="found None, expected a number"):
+        kind(None)  # type: ignore[arg-type]
+    with pytest.raises(cg.ThreatError, match="found '1', expected a number"):
+        kind(1.0, bounds=(0.0, "1"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, 0.0), (0.0, math.nan)])
 def test_empty_bounds_are_refused(bounds: tuple[float, float]) -> None:
     with pytest.raises(cg.ThreatError, match="bounds"):

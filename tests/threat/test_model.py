@@ -29,6 +29,16 @@ def test_subsets_follow_at_most() -> None:
         cg.ThreatModel(at_most=0)
 
 
+def test_fewer_modalities_keep_the_cap_where_it_still_says_something() -> None:
+    three = cg.ThreatModel(a=cg.Linf(1), b=cg.Linf(1), c=cg.Linf(1), off=cg.Linf(0), at_most=2)
+    assert three.only("a", "b", "c").at_most == 2
+    assert three.only(*three.declared) == three
+    assert three.only("a", "b").at_most is None
+    assert three.only("a", "b", "off").at_most is None, "what may not change is not counted"
+    assert [t.at_most for t in three.subsets()] == [None] * 3
+    assert cg.ThreatModel(three.budgets, at_most=1).only("b", "c").at_most == 1
+
+
 def test_contains_sees_every_breach() -> None:
     clean = {k: v.clone() for k, v in X.items()}
     assert THREAT.contains(clean, X).all()

@@ -40,6 +40,7 @@ from crossguard.data.base import Dataset, Splits, TensorDataset
 from crossguard.defences import Adversarial, Context, Losses, Objective, Standard, Work
 from crossguard.training import Accuracy, Progress, TrainConfig, TrainResult, train, validate
 from crossguard.training.distributed import Ranks
+from crossguard.training.validation import drawn
 from tests.training.toys import TASK, THREAT, TwoBranch, dataset, same_weights, splits
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, learning_rate=0.01, validation_steps=3, checkpoint_every=3, log_every=2)
@@ -691,3 +692,23 @@ def test_begin_is_called_with_the_folder_held(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(RunError, match="another process"):
         train(TwoBranch(), splits(), **options, begin=begin)
     assert not (tmp_path / "begun").exists()
+
+
+def test_a_folder_may_be_said_as_text(tmp_path: Path) -> None:
+    run(out=str(tmp_path / "run"), objective=Standard(), config=replace_config(epochs=1))
+    assert (tmp_path / "run" / "train.json").exists()
+
+
+def test_validation_samples_without_any_label_are_refused_before_training(tmp_path: Path) -> None:
+    def several(part: Dataset) -> TensorDataset:
+        assert isinstance(part, TensorDataset)
+        return replace(part, targets=nn.functional.one_hot(part.targets, 2).float())
+
+    parts = splits()
+    validation = several(parts.validation)
+    validation.targets[drawn(validation, 4)] = 0
+    data = Splits(several(parts.train), validation, several(parts.test))
+    with pytest.raises(InputError, match="none of 4 validation samples"):
+        train(TwoBranch(), data, task=MultiLabel(2), threat=None, objective=Standard(), out=tmp_path / "run",
+              config=replace_config(validation_samples=4))  # fmt: skip
+    assert not (tmp_path / "run").exists()

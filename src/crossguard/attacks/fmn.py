@@ -110,9 +110,7 @@ def fmn(
     norm, and `growth` is 0.2, not 0.05; both by what they found on two small networks (benchmarks/fmn.py).
     """
     check_arguments(inputs, targets, threat, mask, ids, task)
-    active = threat.only(*threat.names)  # scaled, a budget that allows nothing might wake
-    budgets = {n: b.scaled(FARTHEST) for n, b in active.budgets.items()}
-    wide = ThreatModel(budgets, at_most=threat.at_most, frames=active.frames)
+    wide = threat.only(*threat.names).scaled(FARTHEST)  # a budget that allows nothing might wake
     units = {n: b.radius(inputs[n], (mask or {}).get(n)) for n, b in threat.budgets.items()}
     rule = AdaptiveNorm(threat, units, steps, step_size, growth)
     # Without restarts and with nobody leaving, the rows are the samples: `units` goes with them.

@@ -63,7 +63,7 @@ def search(
     warning. `trace`: keep loss, margin and gradient norms of every step (needs stop="never" and one row a sample).
     Raises InputError, ThreatError or ModelError before the first step for input that cannot be meant.
     """
-    check_arguments(inputs, targets, threat, mask, ids, task)
+    check_arguments(inputs, targets, threat, mask, ids, task, start)
     if stop not in ("success", "never") or select not in ("best", "last"):
         raise ThreatError(
             f"found stop {stop!r} and select {select!r}, expected 'success' or 'never', and 'best' or 'last'"

@@ -164,7 +164,7 @@ def _check(threat: ThreatModel, epochs: int, clamp: float) -> None:
     if threat.at_most is not None and threat.at_most < len(threat.names):
         raise ThreatError(
             f"at_most={threat.at_most} lets every sample choose its modalities, a universal perturbation cannot; "
-            f"choose them for all samples: threat.only(…)"
+            f"choose at most {threat.at_most} for all samples: threat.only(…)"
         )
 
 

@@ -18,7 +18,7 @@ class View:
 
     `precision` is what the forward pass is run in (autocast); logits are float32 or wider all the same. `bucketed`
     fills the rows up to a power of two, so that compiled graphs are not rebuilt whenever a row leaves. `spent`: the
-    sample-forwards that making it took.
+    sample-forwards that making it took. `names` is the order of the inputs, which a model may count on.
     """
 
     call: Callable[..., Output]
@@ -26,6 +26,7 @@ class View:
     fixed: Inputs
     features: dict[str, Feature]
     mask: Mask
+    names: tuple[str, ...]
     precision: torch.dtype | None = None
     bucketed: bool = False
     spent: int = 0
@@ -44,7 +45,8 @@ class View:
 
     def _logits(self, point: Inputs) -> Tensor:
         if self.branched is None:
-            return self.call({**self.fixed, **point}, self.mask).logits
+            whole = {**self.fixed, **point}
+            return self.call({n: whole[n] for n in self.names}, self.mask).logits
         attacked = {n: self.branched.encode(n, x, self.mask.get(n)) for n, x in point.items()}
         return self.branched.fuse({**self.features, **attacked}).logits
 
@@ -56,20 +58,22 @@ def view(model: nn.Module, inputs: Inputs, mask: Mapping[str, Tensor], attacked:
     that is not the model, or a branch that draws random numbers, would have the attack climb something else.
     """
     fixed = {n: x for n, x in inputs.items() if n not in attacked}
-    plain = View(caller(model), None, fixed, {}, dict(mask))
+    plain = View(caller(model), None, fixed, {}, dict(mask), tuple(inputs))
     branches: tuple[str, ...] = getattr(model, "modalities", ())
     rest = [n for n in fixed if n in branches]
     if not attacked or not rest or not set(attacked) <= set(branches) or not isinstance(model, Branched):
         return plain
+    first = torch.zeros(min(1, len(inputs[attacked[0]])), dtype=torch.int64, device=inputs[attacked[0]].device)
+    point = {n: inputs[n].index_select(0, first) for n in attacked}
     with torch.no_grad():
+        # Before its branches are, the model itself is called: it says what is wrong with a call.
+        whole = take(plain, first).logits(point) if check else None
         features = {n: model.encode(n, fixed[n], mask.get(n)) for n in rest}
         kept = {n: mask[n] for n in attacked if n in mask}
-        apart = View(plain.call, model, {}, features, kept)
-        if not check:
+        apart = View(plain.call, model, {}, features, kept, plain.names)
+        if whole is None:
             return apart
-        first = torch.zeros(min(1, len(inputs[attacked[0]])), dtype=torch.int64, device=inputs[attacked[0]].device)
-        point = {n: inputs[n].index_select(0, first) for n in attacked}
-        same = _agree(take(apart, first).logits(point), take(plain, first).logits(point))
+        same = _agree(take(apart, first).logits(point), whole)
     return replace(apart if same else plain, spent=2 * len(first))
 
 

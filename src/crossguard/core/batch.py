@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +30,27 @@ def present(mask: Mapping[str, Tensor] | None, name: str, samples: int) -> Tenso
     return mask[name].reshape(samples, math.prod(mask[name].shape[1:])).any(dim=1)
 
 
+def check_tensors(inputs: Any, targets: Any, mask: Any = None) -> None:
+    """Raise InputError unless inputs, and a mask where there is one, are tensors by modality, and targets a tensor."""
+    check_named("inputs", inputs)
+    if not isinstance(targets, Tensor):
+        raise InputError(f"targets: found a {type(targets).__name__}, expected a tensor: torch.as_tensor(targets)")
+    if mask is not None:
+        check_named("mask", mask)
+
+
+def check_named(what: str, found: Any) -> None:
+    """Raise InputError unless `found` is a dict of tensors by modality."""
+    if not isinstance(found, Mapping):
+        raise InputError(f"{what}: found a {type(found).__name__}, expected a dict of tensors by modality")
+    for name, x in cast("Mapping[Any, Any]", found).items():
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"{what} of {name!r}: found a {type(x).__name__}, expected a tensor: torch.as_tensor(…), floating "
+                f"point in physical units (a mask: bool)"
+            )
+
+
 def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
     """Raise InputError unless each mask is bool, of a known modality and fits its leading axes."""
     for name, m in (mask or {}).items():
@@ -47,7 +68,7 @@ def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
 def check_finite(inputs: Inputs, ids: Sequence[str | int] | Tensor | None = None) -> None:
     """Raise InputError naming the first samples with NaN or Inf."""
     for name, x in inputs.items():
-        bad = ~torch.isfinite(x).flatten(1).all(dim=1)
+        bad = ~torch.isfinite(x).reshape(x.shape[0], math.prod(x.shape[1:])).all(dim=1)
         if bool(bad.any()):
             rows: list[int] = bad.nonzero().flatten().tolist()
             named = rows if ids is None else [ids[i] for i in rows]
@@ -63,7 +84,7 @@ class Batch:
     """Samples that travel together: inputs and masks by modality, targets, ids and groups.
 
     `targets` is (N,) int64 (single label) or (N, C) (multi-label); `groups` names what splits and intervals must
-    keep together (subject, speaker, video).
+    keep together (subject, speaker, video). A mask of None is no mask. Raises InputError for what is no tensor.
     """
 
     inputs: Inputs
@@ -72,8 +93,17 @@ class Batch:
     ids: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_tensors(self.inputs, self.targets, self.mask)
+        if self.mask is None:  # pyright: ignore[reportUnnecessaryComparison]
+            object.__setattr__(self, "mask", {})
+
     def __len__(self) -> int:
         return self.targets.shape[0]
+
+    def __iter__(self) -> NoReturn:
+        """Raises InputError: whoever goes through a batch wanted a loader."""
+        raise InputError("found a Batch, expected a loader, which yields Batches; a list is one: [batch]")
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on a device."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -163,7 +164,12 @@ def look(path: Path) -> Check:
     """Read every file that a manifest lists: samples by modality and split, and what is wrong with any."""
     file = path / "manifest.csv" if path.is_dir() else path
     rows, splits = read_manifest(file)
-    return look_at("manifest", path, rows, _classes(file, rows), lambda row: splits[row.id], SPLITS, multi_label=True)
+    found = look_at("manifest", path, rows, _classes(file, rows), lambda row: splits[row.id], SPLITS, multi_label=True)
+    several = sum(len(row.labels) > 1 for row in rows)
+    if not several:
+        return found
+    note = f"{several} of {len(rows)} samples name several classes: a recipe must say multi_label: true, under data"
+    return replace(found, notes=(*found.notes, note))
 
 
 def look_at(

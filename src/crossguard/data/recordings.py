@@ -219,7 +219,9 @@ def _labels(row: Row, classes: Sequence[str], multi_label: bool) -> tuple[str, s
     if unknown:
         return "unknown label", f"{unknown[0]!r} is none of the {len(classes)} classes"
     if len(row.labels) > 1 and not multi_label:
-        return "several labels", f"{len(row.labels)} classes are named ({', '.join(row.labels[:4])}), expected one"
+        return "several labels", (
+            f"{len(row.labels)} classes are named ({', '.join(row.labels[:4])}), expected one; or say multi_label: true"
+        )
     return None
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks import pgd
-from crossguard.core import Batch, ModelError, Task, borrowed
+from crossguard.attacks.viewed import viewed
+from crossguard.core import Batch, InputError, ModelError, Task, borrowed
 from crossguard.core.estimate import Estimate
 from crossguard.data.base import Dataset, Loader
 from crossguard.diagnostics.classes import bootstrapped, group_codes, members, shuffled, times_drawn
@@ -49,9 +50,15 @@ def diagnose(
     and a projection, as JSON.
 
     One pass over all of `dataset` keeps `most` samples a class; what needs attacks (`steps` steps) is measured on at
-    most `samples` of them, drawn by the seed. Use data that the model was not trained on. What a model cannot be asked
-    is left out, with a note that says why. The model comes back as it was.
+    most `samples` of them, drawn by the seed. Use data that the model was not trained on. Attacks go through the
+    `attack_view()` that a model offers, and what counts is what the model itself says. What a model cannot be asked is
+    left out, with a note that says why. The model comes back as it was.
     """
+    if not hasattr(dataset, "read"):
+        raise InputError(
+            f"diagnose: found {type(dataset).__name__}, expected a data set, which is read by index, such as "
+            f"Splits.test or the dataset of a Loader"
+        )
     device = next(model.parameters(), torch.zeros(())).device
     tell = progress or (lambda stage, done, total: None)
     notes: dict[str, str] = {}
@@ -146,10 +153,7 @@ def _shares(
     groups: list[str] = []
     ways: dict[str, Any] = {}
     for number, batch in enumerate(batches):
-        result = pgd(
-            model, batch.inputs, batch.targets, threat, steps=steps, step_size=2.5 / steps, task=task,
-            mask=batch.mask, ids=batch.ids or None, seed=seed,
-        )  # fmt: skip
+        result = viewed(pgd, model, batch, threat, task=task, steps=steps, step_size=2.5 / steps, seed=seed)
         for inputs, into in ((batch.inputs, kept), (result.inputs, after)):
             into.append(shapley(model, inputs, batch.targets, batch.mask, task=task))
         groups += batch.groups

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.attacks import fgsm, fmn
+from crossguard.attacks.viewed import viewed
 from crossguard.core import Batch, Task, borrowed, forward, settle_task
 from crossguard.core.estimate import Estimate
+from crossguard.core.model import attack_view
 from crossguard.diagnostics.classes import members
 from crossguard.diagnostics.convexity import convexity
 from crossguard.diagnostics.correlation import rank_correlation
@@ -55,9 +57,11 @@ def predictors(
     The measures: "density" of the fused latents, "convexity" of what branches hand over (a model with branches alone),
     "margin" (the mean clean one), "gradient" (the loss's slope: what a step of one budget gains to first order, its
     sign turned, so that more of every measure should mean more robust), "fgsm" (accuracy). The last row, "fmn", is
-    robustness itself, for its price. The model comes back as it was. What predicts well over the classes of one model
-    need not rank models: take `rank_correlation` over several. A batch is moved to the model's device and not kept: of
-    at most about 2,000 samples a class there stay the latents and what branches hand over, of all a number a measure.
+    robustness itself, for its price. Gradients and attacks go through the `attack_view()` that a model offers, and what
+    counts is what the model itself says. The model comes back as it was. What predicts well over the classes of one
+    model need not rank models: take `rank_correlation` over several. A batch is moved to the model's device and not
+    kept: of at most about 2,000 samples a class there stay the latents and what branches hand over, of all a number a
+    measure.
     """
     seen, labels = Measured(), list[Tensor]()
     gathered = {n: Gathering(model, most=2000, features=n == "convexity", seed=seed) for n in ("density", "convexity")}
@@ -96,7 +100,6 @@ def _task(net: nn.Module, batch: Batch) -> Task:
 def _measure(
     net: nn.Module, batch: Batch, threat: ThreatModel, task: Task, steps: int, seed: int, seen: Measured
 ) -> None:
-    options: dict[str, Any] = {"task": task, "mask": batch.mask, "ids": batch.ids or None, "seed": seed}
     n = len(batch)
 
     def margin() -> tuple[Tensor, int, int]:
@@ -107,11 +110,11 @@ def _measure(
         return -_slope(net, batch, threat, task), n, n
 
     def after_fgsm() -> tuple[Tensor, int, int]:
-        result = fgsm(net, batch.inputs, batch.targets, threat, stop="never", **options)
+        result = viewed(fgsm, net, batch, threat, task=task, stop="never", seed=seed)
         return (result.margin > 0).double(), result.forwards, result.backwards
 
     def size() -> tuple[Tensor, int, int]:
-        result = fmn(net, batch.inputs, batch.targets, threat, steps=steps, **options)
+        result = viewed(fmn, net, batch, threat, task=task, steps=steps, seed=seed)
         return result.size, result.forwards, result.backwards
 
     clean = seen.add("margin", margin)
@@ -124,7 +127,8 @@ def _slope(net: nn.Module, batch: Batch, threat: ThreatModel, task: Task) -> Ten
     """(N,) the sum over modalities of <gradient, steepest move of the whole budget>: the dual norm x the radius."""
     with borrowed(net) as lent:
         attacked = {n: batch.inputs[n].detach().clone().requires_grad_() for n in threat.names}
-        logits = forward(lent, {**batch.inputs, **attacked}, batch.mask).logits
+        logits = forward(attack_view(lent), {**batch.inputs, **attacked}, batch.mask).logits
+        task.check_logits(logits, len(batch))
         loss = task.loss(logits, batch.targets).sum()
         gradients = torch.autograd.grad(loss, list(attacked.values()), materialize_grads=True)
     balls = threat.balls(batch.inputs, batch.mask)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.core import InputError, Inputs, Mask, Task, borrowed, expand_mask, forward, takes_mask
+from crossguard.core.batch import check_named, check_tensors
 from crossguard.core.task import infer_task
 
 Fill: TypeAlias = Literal["mean", "zeros"]
@@ -54,6 +55,7 @@ def contribution(
 
     `logits` and `known` (modality -> logits without it) are what the caller has computed already.
     """
+    check_named("inputs", inputs)
     found: dict[str, Tensor] = {}
     with borrowed(model) as net, torch.no_grad():
         whole = forward(net, inputs, mask).logits if logits is None else logits
@@ -81,6 +83,7 @@ def shapley(
     Exact Shapley values (Shapley, 1953) over all 2^M sets of modalities, the others left out as `without` does: the
     shares of a sample sum to its value with all less its value with none. The model comes back as it was.
     """
+    check_tensors(inputs, targets, mask)
     names = tuple(inputs)
     worth: dict[frozenset[str], Tensor] = {}
     with borrowed(model) as net, torch.no_grad():

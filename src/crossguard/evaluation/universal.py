@@ -73,7 +73,8 @@ def universal_attacks(
         else:
             write_json(folder / "fingerprint.json", print_)
     conditions = {f"only:{m}": threat.only(m) for m in threat.names}
-    if len(threat.names) > 1:
+    # Where each sample chooses which of its modalities are touched, nothing joint is the same for all of them.
+    if len(threat.names) > 1 and threat.only(*threat.names).at_most is None:
         conditions["joint"] = threat.only(*threat.names)
     found: dict[str, Perturbation] = {}
     for number, (name, budgets) in enumerate(conditions.items()):

@@ -15,6 +15,10 @@ from crossguard.models.fusion.fusion import nearest
 Style: TypeAlias = Literal["auto", "positional", "keyword", "tuple", "dict"]
 Answer: TypeAlias = Literal["logits", "probabilities", "multilabel_probabilities"]
 Select: TypeAlias = str | int | Callable[[Any], Tensor]
+# By how much probabilities, and their sums, may be off: bfloat16 has three digits.
+_ROUNDING = 0.01
+# A few logits may lie in [0, 1] by chance.
+_ENOUGH = 16
 
 
 def adapt(
@@ -33,11 +37,11 @@ def adapt(
     how they are given: "positional" net(a, b), "keyword" net(x=a, y=b), "tuple" net((a, b)), "dict" net({"x": a,
     "y": b}); "auto" is positional for a sequence and keyword for a mapping. `select` says which part of the answer
     counts: a key or attribute, an index, or a function; without it, a tensor, an Output, or what is called `logits`.
-    `output` says what that part is: probabilities (single-label, or one a class) are turned into logits. `masks` maps
-    modalities to the keyword (with "dict", the key) that takes their mask; without it the net takes none. `attention`
-    says which part of the answer are its attention maps, a tuple of (N, heads, queries, keys); the net is then called
-    with `output_attentions=True` where they are wanted, as models of `transformers` are ("attentions"; build them with
-    attn_implementation="eager").
+    `output` says what that part is: probabilities (single-label, or one a class) are turned into logits, and the first
+    answer that cannot be such is refused. `masks` maps modalities to the keyword (with "dict", the key) that takes
+    their mask; without it the net takes none. `attention` says which part of the answer are its attention maps, a tuple
+    of (N, heads, queries, keys); the net is then called with `output_attentions=True` where they are wanted, as models
+    of `transformers` are ("attentions"; build them with attn_implementation="eager").
     Raises ModelError for a style, modality or answer that cannot be.
     """
     return (Adapted if masks is None else MaskedAdapted)(net, inputs, style, output, select, masks or {}, attention)
@@ -76,6 +80,7 @@ class Adapted(nn.Module):
         self.training = net.training  # or every attack would switch it, and back
         self.output: Answer = output
         self.select, self.masks, self.attention = select, dict(masks), attention
+        self.believed = output == "logits"
 
     def forward(self, inputs: Inputs, *, need: Sequence[Need] = ()) -> Output:
         """Logits of inputs by modality; others than those named are ignored."""
@@ -100,7 +105,12 @@ class Adapted(nn.Module):
             answer = self.net({**given, **extra})
         if isinstance(answer, Output) and self.select is None and self.output == "logits":
             return answer
-        logits = as_logits(selected(answer, self.select), self.output)
+        said = selected(answer, self.select)
+        if not self.believed:
+            check_probabilities(said, self.output)
+            # Further answers are believed: to look at them, a GPU must be waited for and a compiled graph be left.
+            self.believed = said.numel() >= _ENOUGH
+        logits = as_logits(said, self.output)
         return Output(logits, attention=_maps(answer, self.attention) if watched else None)
 
 
@@ -143,6 +153,22 @@ def _maps(answer: Any, select: Select | None) -> tuple[Tensor, ...]:
             f"keys); build the model so that it returns them (transformers: attn_implementation='eager')"
         )
     return tuple(cast("Sequence[Tensor]", found))
+
+
+def check_probabilities(x: Tensor, output: Answer) -> None:
+    """Raise ModelError where what is said to be probabilities cannot be; NaN is left to who measures the model."""
+    if not x.numel():
+        return
+    low, high = (float(v) for v in torch.aminmax(x.detach().nan_to_num(nan=0.5)))
+    total = x.detach().float().sum(dim=-1)
+    off = total[(total - 1).abs() > _ROUNDING] if output == "probabilities" else total[:0]
+    if low < -_ROUNDING or high > 1 + _ROUNDING or off.numel():
+        sums = f", and rows sum to {float(off.flatten()[0]):.3g}" if off.numel() else ""
+        expected = "numbers in [0, 1]" + (" that sum to 1 in each row" if output == "probabilities" else "")
+        raise ModelError(
+            f"adapt: output={output!r}, but the net answers from {low:.3g} to {high:.3g}{sums}; expected {expected}: "
+            f"leave output= out for logits, and say 'multilabel_probabilities' where classes have one each"
+        )
 
 
 def as_logits(x: Tensor, output: Answer) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from crossguard.core.batch import Batch
-from crossguard.core.errors import InputError, ModelError, RecipeError
+from crossguard.core.errors import InputError, ModelError, RecipeError, RunError
 from crossguard.core.files import read_safetensors
 from crossguard.data import Loader
 from crossguard.evaluation import Record, evaluate
@@ -78,7 +78,8 @@ def evaluate_foreign(
 ) -> Record:
     """Evaluate what `model()` returns on what `data()` yields (Batches, or a Dataset).
 
-    Raises RecipeError for names that do not lead to such things, ModelError for weights that do not fit.
+    Raises RecipeError for names that do not lead to such things, InputError for weights that cannot be read, ModelError
+    for those that do not fit.
     """
     budgets = load_threat(threat)
     chosen = Protocol.named(protocol)
@@ -87,7 +88,11 @@ def evaluate_foreign(
         raise ModelError(f"--model {model} returned {type(net).__name__}, expected a torch.nn.Module")
     if weights is not None:
         try:
-            net.load_state_dict(read_safetensors(weights))
+            tensors = read_safetensors(weights)
+        except RunError as error:
+            raise InputError(f"--weights: {error}; expected a file of safetensors.torch.save_file") from error
+        try:
+            net.load_state_dict(tensors)
         except RuntimeError as error:
             raise ModelError(f"--weights {weights} do not fit --model {model}: {error}") from error
     given: Any = called(data, "--data")

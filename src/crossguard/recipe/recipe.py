@@ -14,16 +14,18 @@ import torch
 from pydantic import Field
 
 from crossguard.core.files import write_atomic
+from crossguard.core.task import SingleLabel
 from crossguard.data import SETS
-from crossguard.defences import OBJECTIVES, Objective
+from crossguard.defences import OBJECTIVES, Context, Objective
 from crossguard.evaluation.protocol import PROTOCOLS, Protocol
 from crossguard.models import ENCODERS, FusionModel
 from crossguard.models.fusion import FUSIONS
 from crossguard.recipe.loading import dump, override, read_recipe
 from crossguard.recipe.threat import read_threat, write_threat
 from crossguard.recipe.validation import Component, Problems, component, construct, mapping, only, options
-from crossguard.threat import ThreatModel
+from crossguard.threat import Linf, ThreatModel
 from crossguard.training import TrainConfig
+from crossguard.training.checks import readable
 
 SECTIONS = ("name", "seed", "data", "model", "objective", "threat", "train", "evaluate")
 FILE = "recipe.yaml"
@@ -98,6 +100,7 @@ def validate(document: Mapping[str, Any], source: str = "recipe") -> Recipe:
     model = _Model.read(given.get("model"), problems)
     chosen = component(given.get("objective", "standard"), OBJECTIVES, "objective", problems)
     objective: Objective | None = construct(chosen, "objective", problems)
+    _check_names(objective, model.built, problems)
     threat = read_threat(given.get("threat"), "threat", problems)
     train = _section(TrainConfig, given.get("train"), "train", problems)
     protocol, batch_size = _evaluate(given.get("evaluate"), problems)
@@ -128,6 +131,7 @@ class _Model:
     encoders: dict[str, Component | None]
     fusion: Component | None
     flags: dict[str, Any]
+    built: FusionModel | None  # of two classes, for who asks it something; None where it cannot be built
 
     @classmethod
     def read(cls, given: Any, problems: Problems) -> _Model:
@@ -146,12 +150,25 @@ class _Model:
         )
         # Built once, to hear what they have against their options and one another; no draw of it is seen outside. On
         # the meta device any arithmetic imports torch's compiler, which takes longer than building the largest.
+        whole: FusionModel | None = None
         with torch.random.fork_rng(devices=[]):
             joined = construct(fusion, "model.fusion", problems)
             built = {name: construct(e, f"model.encoders.{name}", problems) for name, e in encoders.items()}
             if joined is not None and built and all(e is not None for e in built.values()):
-                construct(lambda: FusionModel(built, joined, classes=2, **flags), "model", problems)
-        return cls(encoders, fusion, flags)
+                whole = construct(lambda: FusionModel(built, joined, classes=2, **flags), "model", problems)
+        return cls(encoders, fusion, flags, whole)
+
+
+def _check_names(objective: Objective | None, model: FusionModel | None, problems: Problems) -> None:
+    """Note what the objective holds against the model whatever the budgets are: modalities that it does not read.
+
+    Not within the recipe's own budgets: a trained run may be evaluated within others, and training looks again.
+    """
+    if objective is None or model is None:
+        return
+    whole = readable(model, ThreatModel({name: Linf(1.0) for name in model.modalities}))
+    # The task is known when the data are read; no objective's check looks at it.
+    construct(lambda: objective.check(model, Context(SingleLabel(2), whole)), "objective", problems)
 
 
 def _section(build: Callable[..., Any], given: Any, path: str, problems: Problems) -> Any:

@@ -109,8 +109,9 @@ def open_run(
         )
     splits = load_splits(recipe) if splits is None else splits
     model = build_model(recipe, len(splits.classes))
+    weights = read_safetensors(folder / WEIGHTS)
     try:
-        model.load_state_dict(read_safetensors(folder / WEIGHTS))
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise RunError(f"{folder / WEIGHTS} does not fit the recipe's model: {error}") from error
     return recipe, splits, model

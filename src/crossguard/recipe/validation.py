@@ -20,14 +20,19 @@ from crossguard.recipe.wording import describe, expected, plain, suggestion
 
 
 class Problems:
-    """What is wrong with a recipe, collected so that all of it is said at once."""
+    """What is wrong with a recipe, collected so that all of it is said at once.
 
-    def __init__(self) -> None:
+    `said` names keys at the top that were not said in YAML: {"seeds": "--seeds"}.
+    """
+
+    def __init__(self, said: Mapping[str, str] | None = None) -> None:
         self.found: list[str] = []
+        self.said = dict(said or {})
 
     def add(self, path: str, message: str) -> None:
         """Note one problem at a YAML path."""
-        self.found.append(f"{path}: {message}")
+        key, dot, rest = path.partition(".")
+        self.found.append(f"{self.said.get(key, key)}{dot}{rest}: {message}")
 
     def unknown(self, path: str, key: object, known: Collection[str]) -> None:
         """Note a key that does not exist, with the nearest that does."""

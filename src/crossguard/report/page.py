@@ -25,7 +25,11 @@ CLIP_BYTES = 6_000_000
 
 
 def report(
-    records: Sequence[Record | str | Path], out: str | Path, *, title: str | None = None, reference: str | None = None
+    records: Record | str | Path | Sequence[Record | str | Path],
+    out: str | Path,
+    *,
+    title: str | None = None,
+    reference: str | None = None,
 ) -> Path:
     """Write the page of one or several Records (or their folders) to `out`, and return its path.
 
@@ -33,6 +37,8 @@ def report(
     InputError for no records, an unknown reference, or records of different tasks; RunError where a folder cannot
     be read or `out` cannot be written.
     """
+    if isinstance(records, Record | str | Path):
+        records = [records]
     loaded = [r if isinstance(r, Record) else Record.load(r) for r in records]
     names = unique(r.name for r in loaded)
     models = [Model(i, name, record) for i, (name, record) in enumerate(zip(names, loaded, strict=True))]

@@ -43,8 +43,15 @@ class Budget(ABC):
     norm: ClassVar[str]
 
     def __post_init__(self) -> None:
-        self._check_eps()
         name = type(self).__name__
+        for value in (self.eps, *(() if self.bounds is None else self.bounds)):
+            try:
+                math.isfinite(value)
+            except TypeError:
+                raise ThreatError(
+                    f"{name}: found {value!r}, expected a number; a ratio is a text in recipes alone, write 8 / 255"
+                ) from None
+        self._check_eps()
         low, high = self.bounds if self.bounds is not None and len(self.bounds) == 2 else (0.0, 0.0)
         if self.bounds is not None and not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ThreatError(f"{name}: bounds are {self.bounds}, expected finite (low, high), low < high")

@@ -76,12 +76,14 @@ class ThreatModel:
         return tuple(self.budgets)
 
     def only(self, *names: str) -> ThreatModel:
-        """The same budgets on these modalities alone."""
+        """The same budgets on these modalities alone, and `at_most` of them at once where that limits them still."""
         missing = [name for name in names if name not in self.declared]
         if missing:
             raise ThreatError(f"the threat model has no modality {missing[0]!r}; it has {sorted(self.declared)}")
         frames = None if self.frames is None else self.frames.only(names)
-        return ThreatModel({name: self.declared[name] for name in names}, frames=frames)
+        limited = self.at_most is not None and self.at_most < len(set(names) & set(self.budgets))
+        budgets = {name: self.declared[name] for name in names}
+        return ThreatModel(budgets, at_most=self.at_most if limited else None, frames=frames)
 
     def scaled(self, scale: float) -> ThreatModel:
         """Every budget `scale` times as large."""

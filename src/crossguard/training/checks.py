@@ -14,6 +14,7 @@ from crossguard.core.task import MultiLabel, Task
 from crossguard.data.base import Dataset, Splits
 from crossguard.defences.objective import Losses
 from crossguard.threat import ThreatModel
+from crossguard.training.validation import drawn
 
 
 def readable(model: nn.Module, threat: ThreatModel | None) -> ThreatModel | None:
@@ -23,13 +24,19 @@ def readable(model: nn.Module, threat: ThreatModel | None) -> ThreatModel | None
         return None
     known: tuple[str, ...] = getattr(model, "modalities", ()) or threat.names
     branches: tuple[str, ...] = getattr(model, "movable", known)
-    kept = {name: budget for name, budget in threat.budgets.items() if name in branches}
-    frames = None if threat.frames is None else threat.frames.only(tuple(kept))
-    return ThreatModel(kept, at_most=threat.at_most, frames=frames) if kept else None
+    kept = [name for name in threat.names if name in branches]
+    return threat.only(*kept) if kept else None
 
 
 def check_fit(
-    model: nn.Module, splits: Splits, task: Task, threat: ThreatModel | None, *, device: torch.device, batch_size: int
+    model: nn.Module,
+    splits: Splits,
+    task: Task,
+    threat: ThreatModel | None,
+    *,
+    device: torch.device,
+    batch_size: int,
+    validation_samples: int | None = None,
 ) -> None:
     """Raise before any work where model, data, task and threat model do not fit together.
 
@@ -40,11 +47,8 @@ def check_fit(
         raise InputError(f"the data have {len(splits.classes)} classes, the task {task.classes}; expected the same")
     for part in (splits.train, splits.validation):
         task.check(part.targets)
-    if isinstance(task, MultiLabel) and not bool(splits.validation.targets.sum()):
-        raise InputError(
-            f"none of {len(splits.validation)} validation samples has a label, so that the GAP, which chooses the "
-            f"checkpoint, is not defined; expected at least one"
-        )
+    if isinstance(task, MultiLabel):
+        _check_labels(splits.validation, validation_samples)
     unknown = sorted(set(threat.names) - set(splits.modalities)) if threat is not None else []
     if unknown:
         raise ThreatError(f"the threat model names {unknown[0]!r}, but the data have {sorted(splits.modalities)}")
@@ -57,6 +61,18 @@ def check_fit(
     one = splits.train.read([0]).to(device)
     with borrowed(model, device=device) as net, torch.no_grad():
         task.check_logits(forward(net, one.inputs, one.mask).logits, 1)
+
+
+def _check_labels(validation: Dataset, most: int | None) -> None:
+    """Raise InputError where no sample that is validated has a label."""
+    rows = drawn(validation, most)
+    if bool(validation.targets.index_select(0, torch.tensor(rows)).sum()):
+        return
+    fewer = f" (drawn of {len(validation)})" if len(rows) < len(validation) else ""
+    raise InputError(
+        f"none of {len(rows)} validation samples{fewer} has a label, so that the GAP, which chooses the checkpoint, is "
+        f"not defined; expected at least one{': give more validation_samples' if fewer else ''}"
+    )
 
 
 def _within(splits: Splits, threat: ThreatModel) -> bool:

@@ -43,7 +43,7 @@ def train(
     objective: Objective,
     config: TrainConfig,
     seed: int = 0,
-    out: Path | None = None,
+    out: str | Path | None = None,
     resume: bool = True,
     recipe: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -65,14 +65,15 @@ def train(
     held against the budgets' bounds, one goes through the model), RunError for a folder in use, of another run or not
     writable, and for a loss that is not finite.
     """
+    place = None if out is None else Path(out)
     device = own_device(torch.device(device) if device is not None else next(model.parameters()).device)
     with ExitStack() as stack:
         team = stack.enter_context(ranks(device))
         stack.enter_context(torch.random.fork_rng(cast("list[int]", [device] if device.type == "cuda" else [])))
-        run = _Run(bare(model).to(device), splits, task, threat, objective, config, seed, out, team, device, progress)
+        run = _Run(bare(model).to(device), splits, task, threat, objective, config, seed, place, team, device, progress)
         run.same["recipe"] = dict(recipe or {})
-        if out is not None:
-            team.agree(lambda: stack.enter_context(locked(out)))
+        if place is not None:
+            team.agree(lambda: stack.enter_context(locked(place)))
         stack.callback(run.close)
         run.restore(resume)
         if begin is not None:
@@ -110,7 +111,10 @@ class _Run:
         self.optimizer = build_optimizer(model, config)
         self.best_weights: dict[str, Tensor] = {}
         self.log: Log | None = None
-        check_fit(model, splits, task, self.threat, device=device, batch_size=config.batch_size)
+        most = config.validation_samples
+        check_fit(
+            model, splits, task, self.threat, device=device, batch_size=config.batch_size, validation_samples=most
+        )
         objective.check(model, self.context())
         self.same = self._same()
 

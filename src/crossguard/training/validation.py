@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from crossguard.attacks import pgd
 from crossguard.attacks.objective import RANKED
 from crossguard.attacks.result import AttackResult
+from crossguard.attacks.viewed import viewed
 from crossguard.core.batch import Batch
-from crossguard.core.model import attack_view, borrowed, forward
+from crossguard.core.model import borrowed, forward
 from crossguard.core.random import bits, combine, text_key
 from crossguard.core.ranking import Ranking, rankable
 from crossguard.core.task import MultiLabel, Task
@@ -131,16 +132,8 @@ class _Split:
 def _attacked(
     split: _Split, batch: Batch, task: Task, threat: ThreatModel, options: dict[str, Any], work: Work
 ) -> AttackResult:
-    """PGD on a batch, with all modalities at once: through the view that the model offers to attackers, where it does,
-    and, where points are examined, a success where the model itself is fooled."""
-    with borrowed(split.model, device=split.device) as net:
-        view = attack_view(net)
-        result = pgd(
-            view, batch.inputs, batch.targets, threat, task=task, mask=batch.mask, ids=batch.ids or None, **options
-        )
-    if view is not net and not result.margin.isnan().any():
-        margin = task.margin(split.logits(batch.with_inputs(result.inputs)), batch.targets)
-        result = replace(result, success=margin <= 0, forwards=result.forwards + len(batch))
+    """PGD on a batch, with all modalities at once, through the view that the model offers to attackers."""
+    result = viewed(pgd, split.model, batch, threat, task=task, **options)
     work.forwards += result.forwards
     work.backwards += result.backwards
     return result

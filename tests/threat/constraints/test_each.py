@@ -9,6 +9,7 @@ import torch
 
 import crossguard as cg
 from crossguard.core.skeleton import LAYOUTS
+from crossguard.threat.budget import Budget
 from tests.threat.cases import CHAIN, skeletons
 
 
@@ -154,3 +155,39 @@ def test_acceleration_of_series_and_of_short_ones() -> None:
     assert float(y.diff(n=2, dim=1).abs().max()) <= 0.1 * (1 + 1e-5)
     assert float(y.abs().max()) > 0.03
     assert torch.equal(budget.project(x[:, :2] + 9, x[:, :2]), x[:, :2] + 1)
+
+
+MASKS = {
+    "none": None,
+    "samples": torch.tensor([True, False, True, True]),
+    "joints": torch.tensor([[1, 1, 0, 1, 1], [1] * 5, [0] * 5, [1, 0, 1, 1, 0]]).bool(),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=list(MASKS))
+@pytest.mark.parametrize("norm", [cg.Linf(0.2), cg.L2(0.5), cg.Linf(0.2, bounds=(-1, 3.1))])
+def test_bones_of_single_poses_are_those_of_a_film_of_one_frame(norm: Budget, mask: torch.Tensor | None) -> None:
+    """(N, J, 3), joints without persons and frames."""
+    film = skeletons(2, frames=1)[:, :1]
+    x = film[:, 0, 0]
+    real = None if mask is None else mask.view(4, 1, 1, -1)
+    budget = type(norm)(norm.eps, norm.bounds, (cg.BoneLengths(CHAIN, 0.02),))
+    budget.check("pose", x)
+    pose, frame = budget.around(x, mask), budget.around(film, real)
+    y, gradient = x + noise(x, 0.1), noise(x).flip(0)
+    pairs = [
+        (pose.project(y), frame.project(y[:, None, None])),
+        (pose.repair(y), frame.repair(y[:, None, None])),
+        (pose.ascend(x, gradient, 0.5), frame.ascend(film, gradient[:, None, None], 0.5)),
+        (pose.steepest(gradient), frame.steepest(gradient[:, None, None])),
+        (pose.uniform(torch.arange(4)), frame.uniform(torch.arange(4))),
+    ]
+    for single, among in pairs:
+        torch.testing.assert_close(single, among[:, 0, 0], rtol=0, atol=1e-6)
+    repaired = pose.repair(y)
+    assert budget.contains(repaired, x, mask).all()
+    free = torch.ones(4, 5).bool() if mask is None else mask.view(4, -1).expand(4, 5)
+    assert torch.equal((repaired != x).any(dim=2), free & free.any(dim=1, keepdim=True))
+    assert budget.contains(y, x, mask).tolist() == budget.contains(y[:, None, None], film, real).tolist()
+    assert not budget.contains(y, x, mask)[0]
+    assert budget.constraints[0].contains(y[:0], x[:0], None).shape == (0,)

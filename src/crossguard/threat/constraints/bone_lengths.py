@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
@@ -19,7 +20,8 @@ _INSIDE = 0.98
 
 @dataclass(frozen=True)
 class BoneLengths(Constraint):
-    """Every bone's length stays within `tolerance` (a share) of the clean one, in every frame of NTVC or NMTVC.
+    """Every bone's length stays within `tolerance` (a share) of the clean one, in every frame of NTVC or NMTVC,
+    and in single poses, NVC.
 
     `edges` are pairs of joints (`Modality.bones`) or the name of a layout in `core.skeleton.LAYOUTS`. The projection
     moves both ends of a bone along it by half of what is missing, one group of bones without a common joint after
@@ -78,10 +80,12 @@ class BoneLengths(Constraint):
         return best
 
     def contains(self, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self._held(y, x).reshape(len(x), -1).all(dim=1)
+        held = self._held(y, x)
+        # Said in full: -1 has no meaning where there are no samples.
+        return held.reshape(len(x), math.prod(held.shape[1:])).all(dim=1)
 
     def _held(self, y: Tensor, x: Tensor) -> Tensor:
-        """(N, …, T) whether all bones of a skeleton have their length."""
+        """(N, …) whether all bones of a skeleton have their length."""
         first, second = _ends(self.bones, y.device)
         clean = _length(x, first, second)
         # Bones are differences of coordinates, so their rounding is that of the coordinates.
