@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from crossguard.cli import app
+from crossguard.cli.console import results
 
 Crossguard = Callable[..., Result]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,6 +22,8 @@ Shell = Callable[..., subprocess.CompletedProcess[str]]
 def crossguard(monkeypatch: pytest.MonkeyPatch) -> Crossguard:
     """`crossguard ARGUMENTS` in this process; the result has exit_code, stdout and stderr."""
     monkeypatch.delenv("CROSSGUARD_DEBUG", raising=False)
+    # Where COLUMNS is set before the first import, as xdist does, rich never asks again.
+    monkeypatch.setattr(results, "_width", 200)
     runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     return lambda *arguments: runner.invoke(app, [str(a) for a in arguments])
 

@@ -14,11 +14,9 @@ import pytest
 import torch
 import typer
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import crossguard as cg
-from crossguard.cli import app
-from crossguard.cli.console import guarded
+from crossguard.cli.console import guarded, results
 from crossguard.cli.tables import percent
 from crossguard.core.files import locked
 from crossguard.evaluation.comparison import paired_difference
@@ -413,18 +411,21 @@ def test_an_error_of_no_file_stays_a_fault_of_the_program(
 
 
 @pytest.mark.parametrize("modalities", [(RGB, SKELETON), (RGB, SKELETON, DEPTH, INERTIAL)])
-@pytest.mark.parametrize("columns", ["60", "80", "200"])
+@pytest.mark.parametrize("columns", [60, 80, 200])
 def test_every_figure_of_a_comparison_can_be_read_at_any_width(
-    tmp_path: Path, modalities: tuple[cg.Modality, ...], columns: str
+    tmp_path: Path,
+    crossguard: Crossguard,
+    monkeypatch: pytest.MonkeyPatch,
+    modalities: tuple[cg.Modality, ...],
+    columns: int,
 ) -> None:
     names = ("concat-standard", "amr-adversarial", "odd-one-out-adversarial", "minsim-exfmem-adversarial")
     runs = [make(tmp_path / n, n, seed=i, modalities=modalities) for i, n in enumerate(names)]
-    environment = {"COLUMNS": columns, "NO_COLOR": "1", "TERM": "dumb"}
-    command = ["compare", *map(str, runs), "-o", str(tmp_path / "compare.html")]
-    result = CliRunner(env=environment).invoke(app, command)
+    monkeypatch.setattr(results, "_width", columns)
+    result = crossguard("compare", *runs, "-o", tmp_path / "compare.html")
     assert result.exit_code == 0, result.stderr
     tables = "\n".join(result.stdout.splitlines()[:-1])
-    assert max(map(len, tables.splitlines())) <= int(columns)
+    assert max(map(len, tables.splitlines())) <= columns
     first, *others = (cg.Record.load(run) for run in runs)
     found = [set(line.split()) for line in tables.splitlines()]
     words = set().union(*found)

@@ -274,7 +274,7 @@ def test_three_hundred_frames_pass_and_learn() -> None:
     assert FrameTransformer(features=8)(torch.zeros(1, 300, 8)).shape == (1, 128, 300)
 
 
-def _needle(n: int, seed: int, frames: int = 12) -> tuple[Tensor, Tensor]:
+def _needle(n: int, seed: int, frames: int = 20) -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     x, y = torch.randn(n, frames, 8, generator=g), torch.randint(2, (n,), generator=g)
     at = torch.randint(frames, (n,), generator=g)
