@@ -383,3 +383,60 @@ def test_float32_outcomes_hardly_depend_on_the_batch() -> None:
     ]
     agree = torch.cat([p.success for p in parts]) == whole
     assert agree.float().mean() >= 0.995
+
+
+BUDGETS = {
+    "linf": cg.Linf(0.1, bounds=(0, 1)),
+    "l2": cg.L2(0.3, bounds=(0, 1)),
+    "l1": cg.L1(0.3, bounds=(0, 1)),
+    "l0": cg.L0(2, bounds=(0, 1)),
+    "snr": cg.SNR(12.0),
+}
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+def test_no_samples_are_fine_within_any_budget(attack: Attack, budget: cg.threat.Budget) -> None:
+    none = {"a": torch.zeros(0, 3)}
+    for options in ({}, {"stop": "never"}):
+        result = attack(Linear({"a": (3,)}), none, torch.zeros(0).long(), cg.ThreatModel(a=budget), **options)
+        assert result.success.shape == result.size.shape == (0,)
+
+
+@pytest.mark.parametrize("budget", BUDGETS.values(), ids=BUDGETS)
+def test_a_modality_may_be_one_number_a_sample(attack: Attack, budget: cg.threat.Budget) -> None:
+    class Sums(Linear):
+        def forward(self, inputs: cg.Inputs) -> torch.Tensor:
+            return super().forward({"a": inputs["a"] + inputs["b"][:, None] + inputs["id"][:, None] % 2})
+
+    model = Sums({"a": (3,)})
+    generator = torch.Generator().manual_seed(0)
+    inputs = {"a": torch.rand(16, 3, generator=generator), "b": torch.rand(16, generator=generator)}
+    inputs["id"] = torch.arange(16)
+    targets = model(inputs).argmax(dim=1)
+    for threat in (cg.ThreatModel(a=budget), cg.ThreatModel(b=budget), cg.ThreatModel(a=budget, b=budget, at_most=1)):
+        result = attack(model, inputs, targets, threat)
+        assert threat.contains(result.inputs, inputs).all()
+        assert not result.size.isnan().any()
+
+
+@pytest.mark.parametrize("absent", [True, False], ids=["absent", "silent"])
+def test_a_modality_without_room_takes_no_share_of_its_budget(absent: bool) -> None:
+    model, inputs, targets = _case()
+    inputs["b"][::2] = 0
+    mask = {"b": torch.arange(32) % 2 == 1} if absent else {}
+    threat = cg.ThreatModel(a=cg.Linf(2.0), b=cg.SNR(20.0))
+    result = pgd(model, inputs, targets, threat, mask=mask)
+    assert result.success[::2].any()
+    assert result.size[result.success].isfinite().all()
+    assert result.size[::2].equal((result.distance["a"][::2] / 2).where(result.success[::2], torch.inf))
+
+
+def test_padding_may_lie_outside_the_bounds(attack: Attack) -> None:
+    model = Linear({"a": (6,)})
+    x = {"a": torch.cat([torch.rand(4, 3) / 2 + 0.5, torch.zeros(4, 3)], dim=1)}
+    mask = {"a": (torch.arange(6) < 3).expand(4, -1)}
+    threat = cg.ThreatModel(a=cg.Linf(0.1, bounds=(0.5, 1)))
+    result = attack(model, x, model(x).argmax(dim=1), threat, mask=mask)
+    assert threat.contains(result.inputs, x, mask).all()
+    with pytest.raises(cg.ThreatError, match="span"):
+        attack(model, x, torch.zeros(4).long(), threat)

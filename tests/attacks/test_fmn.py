@@ -238,3 +238,29 @@ def test_a_resized_ball_is_the_ball_of_that_budget(kind: str) -> None:
         ball = wide.resized(torch.full((6,), budget.eps))
         assert torch.allclose(ball.project(y), budget.project(y, x), atol=1e-6)
         assert torch.allclose(ball.steepest(y), budget.around(x).steepest(y), atol=1e-6)
+
+
+def test_modalities_may_differ_in_their_floating_point() -> None:
+    model, inputs, targets = _case()
+    inputs["a"] = inputs["a"].double()
+
+    class Narrow(Mixed):
+        def forward(self, inputs: cg.Inputs) -> Tensor:
+            return model({n: x.float() for n, x in inputs.items()})
+
+    for name in ("linf", "l2", "l1"):
+        found = fmn(Narrow().eval(), inputs, targets, MIXED[name], steps=30)
+        assert found.success.float().mean() > 0.9
+        assert {n: x.dtype for n, x in found.inputs.items()} == {"a": torch.float64, "b": torch.float32}
+
+
+def test_an_absent_modality_takes_no_share_of_its_budget() -> None:
+    model, inputs, targets = _case()
+    inputs["b"][::2] = 0
+    targets = model(inputs).argmax(dim=1)
+    mask = {"b": torch.arange(64) % 2 == 1}
+    found = fmn(model, inputs, targets, MIXED["linf and snr"], mask=mask, steps=60)
+    assert not found.size.isnan().any()
+    assert found.success[::2].any()
+    shares = (found.distance["a"] / 0.1).where(found.success, torch.inf)
+    assert torch.allclose(found.size[::2], shares[::2])

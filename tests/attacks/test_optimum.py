@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import crossguard as cg
-from crossguard.attacks import apgd, apgd_t, cw, mi_fgsm, pgd
+from crossguard.attacks import apgd, apgd_t, cw, fgsm, mi_fgsm, pgd
 from tests.models_for_tests import Linear
 
 Box = tuple[float, float] | None
@@ -90,3 +91,47 @@ def test_attacks_by_gradients_find_the_optimum(rank: int, n: int, bounds: Box, n
     assert threat.contains(result.inputs, inputs).all()
     assert (result.margin >= clean - fall - 1e-4).all()
     assert (result.margin <= clean - 0.95 * fall + 1e-4).all()
+
+
+def _moments(gain: Tensor, k: int, power: float) -> Tensor:
+    """(N,) the most that `k` frames of (N, T, C) gains give: their sum, or under L2 the root of the sum of squares."""
+    return gain.pow(power).sum(dim=2).topk(k, dim=1).values.sum(dim=1).pow(1 / power)
+
+
+MOMENTS: dict[str, tuple[cg.Budget, int, float]] = {
+    "linf": (cg.Linf(0.2), 5, 1.0),
+    "linf in a region": (cg.Linf(0.2, constraints=(cg.Region(window=((0, 2),)),)), 2, 1.0),
+    "l2": (cg.L2(0.7), 5, 2.0),
+}
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("kind", MOMENTS)
+@pytest.mark.parametrize("attack", [fgsm, pgd, apgd, cw, mi_fgsm])
+def test_where_frames_are_limited_the_whole_budget_goes_to_the_best_of_them(
+    attack: Any, kind: str, aligned: bool
+) -> None:
+    budget, columns, power = MOMENTS[kind]
+    model, generator = Linear({"a": (30, 5)}), torch.Generator().manual_seed(1)
+    x = torch.rand(16, 30, 5, generator=generator)
+    targets = model({"a": x}).argmax(dim=1)
+    if aligned:
+        threat = cg.ThreatModel(a=budget, frames=cg.AlignedFrames(2, {"a": 1}))
+    else:
+        threat = cg.ThreatModel(a=replace(budget, constraints=(*budget.constraints, cg.Frames(2, axis=1))))
+    gap, clean = model.gap("a").detach().abs().view(1, 30, 5), model({"a": x}).detach().diff(dim=1).squeeze(1).abs()
+    best = budget.eps * _moments(gap[..., :columns].expand(16, -1, -1), 2, power)
+    found = attack(model, {"a": x}, targets, threat, stop="never", **({} if attack is cw else {"objective": "margin"}))
+    assert torch.allclose(found.margin, clean - best, atol=0.02 * float(best.max()))
+
+
+def test_few_entries_are_found_though_they_are_codes() -> None:
+    """Of an L0 ball its own ascent must be used, whatever else holds."""
+    model, generator = Linear({"a": (40,)}), torch.Generator().manual_seed(1)
+    x = (255 * torch.rand(16, 40, generator=generator)).round() / 255
+    targets = model({"a": x}).argmax(dim=1)
+    found = [
+        pgd(model, {"a": x}, targets, cg.ThreatModel(a=cg.L0(3, bounds=(0, 1), constraints=c)), stop="never").margin
+        for c in ((), (cg.PIXELS8,))
+    ]
+    assert torch.allclose(*found, atol=1e-4)

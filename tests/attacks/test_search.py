@@ -299,3 +299,32 @@ def test_aligned_frames_change_together() -> None:
     a, b = ((result.inputs[n] != x[n]).any(dim=2) for n in shapes)
     assert ((a.view(12, 4, 2).any(dim=2) | b).sum(dim=1) <= 1).all()
     assert threat.contains(result.inputs, x).all()
+
+
+def test_a_target_is_not_followed_by_an_attack_that_aims_at_rivals() -> None:
+    model, inputs = Linear({"a": (6,)}, classes=4), {"a": torch.randn(5, 6)}
+    threat, targets = cg.ThreatModel(a=cg.Linf(0.1)), torch.zeros(5, dtype=torch.int64)
+    with pytest.raises(cg.ThreatError, match="targeted=True beside rivals"):
+        cg.attacks.apgd_t(model, inputs, targets, threat, targeted=True)
+
+
+def test_a_target_is_followed_by_the_ratio_as_far_as_by_the_margin() -> None:
+    torch.manual_seed(0)
+    model, inputs = Linear({"a": (6,)}, classes=5), {"a": torch.randn(24, 6)}
+    targets = (model(inputs).argmax(dim=1) + 1) % 5
+    threat, options = cg.ThreatModel(a=cg.Linf(0.3)), {"stop": "never", "targeted": True, "steps": 40}
+    found = {
+        o: cg.attacks.apgd(model, inputs, targets, threat, objective=o, **options).margin for o in ("dlr", "margin")
+    }
+    assert (found["dlr"] - found["margin"]).mean() > -0.05 * found["margin"].abs().mean()
+
+
+def test_the_last_points_are_those_of_all_samples_or_refused() -> None:
+    model, inputs = Linear({"a": (6,), "b": (4,)}), {"a": torch.randn(8, 6), "b": torch.randn(8, 4)}
+    targets = 1 - model(inputs).argmax(dim=1)  # all wrong already
+    threat = cg.ThreatModel(a=cg.Linf(0.1), b=cg.Linf(0.1))
+    last = pgd(model, inputs, targets, threat, select="last", stop="success", steps=3)
+    assert all((last.inputs[n] != x).any(dim=1).all() for n, x in inputs.items())
+    one = cg.ThreatModel(threat.budgets, at_most=1)
+    with pytest.raises(cg.ThreatError, match='select="last" looks at no point'):
+        pgd(model, inputs, targets, one, select="last", stop="never", steps=3)

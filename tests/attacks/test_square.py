@@ -72,3 +72,25 @@ def test_it_goes_on_from_the_signs_of_its_start() -> None:
     assert (again.margin <= first.margin + 1e-5).all()
     assert (again.margin[~first.success] < first.margin[~first.success]).float().mean() > 0.2
     assert again.margin.mean() < fresh.margin.mean()
+
+
+RANKED = {
+    "l1": (cg.ThreatModel(a=cg.L1(3.0, bounds=(0.0, 1.0))), 3),
+    "l0": (cg.ThreatModel(a=cg.L0(5, bounds=(0.0, 1.0))), 5),
+    "frames": (cg.ThreatModel(a=cg.Linf(0.3, constraints=(cg.Frames(2, axis=1),))), 2 * 4),
+    "aligned": (cg.ThreatModel(a=cg.Linf(0.3), frames=cg.AlignedFrames(2, {"a": 1})), 2 * 4),
+}
+
+
+@pytest.mark.parametrize("kind", RANKED)
+def test_where_a_budget_chooses_entries_it_tries_others_than_the_first(kind: str) -> None:
+    threat, few = RANKED[kind]
+    model, generator = Linear({"a": (50, 4)}, classes=4), torch.Generator().manual_seed(3)
+    inputs = {"a": torch.rand(24, 50, 4, generator=generator)}
+    targets = model(inputs).argmax(dim=1).detach()
+    found = square(model, inputs, targets, threat, queries=300, stop="never")
+    changed = (found.inputs["a"] != inputs["a"]).flatten(1).float().mean(dim=0)
+    assert (changed > 0).sum() > 3 * few, "over the samples, many entries"
+    assert changed[len(changed) // 2 :].sum() > 0.2 * changed.sum(), "the later ones among them"
+    chance = cg.attacks.noise(model, inputs, targets, threat, trials=300, stop="never")
+    assert found.margin.mean() < chance.margin.mean()

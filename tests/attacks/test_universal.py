@@ -313,3 +313,22 @@ def test_a_stopped_search_goes_on_to_the_same_bits(tmp_path: Path, stop: int) ->
     hook.remove()
     with pytest.raises(cg.RunError, match="another search"):
         universal(model, Stops(None), THREAT, epochs=4, state=state)
+
+
+def test_moments_and_what_holds_between_them_are_kept_together() -> None:
+    threat = cg.ThreatModel(
+        a=cg.Linf(0.5, constraints=(cg.Acceleration(0.05, axis=1),)), frames=cg.AlignedFrames(3, {"a": 1})
+    )
+    generator = torch.Generator().manual_seed(0)
+    x = {"a": torch.randn(8, 12, 4, generator=generator)}
+    found = Perturbation({"a": 0.3 * torch.randn(12, 4, generator=generator)}, threat, {}).apply(x)
+    assert threat.contains(found, x).all()
+    assert (found["a"] != x["a"]).flatten(1).any(dim=1).all()
+
+
+def test_padding_outside_the_bounds_is_left_alone() -> None:
+    threat = cg.ThreatModel(a=cg.Linf(0.2, bounds=(0.5, 1)))
+    x, mask = {"a": torch.tensor([[0.6, 0.0]])}, {"a": torch.tensor([[True, False]])}
+    assert Perturbation({"a": torch.tensor([0.1, 0.1])}, threat, {}).apply(x, mask)["a"].tolist() == [
+        [pytest.approx(0.7), 0.0]
+    ]

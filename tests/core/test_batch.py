@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import crossguard as cg
-from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, present, take
+from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, flat, present, real_values, take
 from crossguard.models.fusion_model import Partial
 from tests.models_for_tests import Linear
 
@@ -142,3 +142,16 @@ def test_a_batch_is_no_loader() -> None:
     batch = cg.Batch({"a": X}, Y)
     with pytest.raises(cg.InputError, match=r"found a Batch, expected a loader.*\[batch\]"):
         cg.evaluate(Linear({"a": (3,)}), batch, cg.ThreatModel(a=cg.Linf(0.1)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((3,), (3, 1)), ((3, 2), (3, 2)), ((3, 2, 4), (3, 8)), ((0, 5), (0, 5))]
+)
+def test_samples_are_laid_flat(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
+    assert flat(torch.zeros(shape)).shape == expected
+
+
+def test_real_values_are_those_under_the_mask() -> None:
+    x = torch.arange(6.0).view(3, 1, 2)
+    assert torch.equal(real_values(x, None), x)
+    assert real_values(x, torch.tensor([True, False, True])).tolist() == [0, 1, 4, 5]

@@ -56,3 +56,16 @@ def test_ids_give_keys_by_name() -> None:
     x = {"a": torch.zeros(3, 2)}
     assert torch.equal(sample_keys(["u", "v", "w"], x)[1:2], sample_keys(["v"], {"a": torch.ones(1, 2)}))
     assert torch.equal(sample_keys(torch.tensor([4, 5, 6]), x)[2:], sample_keys(torch.tensor([6]), x))
+
+
+def test_single_numbers_give_keys() -> None:
+    x = {"a": torch.tensor([1.0, 2.0, 1.0]), "b": torch.arange(3)}
+    assert len(set(sample_keys(None, x).tolist())) == 3
+    assert sample_keys(None, {"a": torch.zeros(0), "b": torch.zeros(0, 4)}).shape == (0,)
+
+
+def test_a_direction_is_that_of_its_free_entries() -> None:
+    keys, free = torch.arange(7), (torch.arange(40) < 10).expand(7, -1)
+    found = direction(keys, 40, free)
+    assert torch.equal(found[:, :10], direction(keys, 10))
+    assert not found[:, 10:].any()

@@ -326,3 +326,22 @@ def test_impossible_arguments_are_refused(make: object) -> None:
 def test_sizes_that_cannot_be(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         ENCODERS[name](**options)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9, 13])
+def test_series_steps_are_real_whatever_the_padding(length: int) -> None:
+    encoder, _ = built("series")
+    steps = encoder(torch.zeros(1, length, 6).double()).shape[2]
+    for size in range(length, length + 20):
+        mask = (torch.arange(size) < length).expand(2, -1)
+        x = encoder(torch.zeros(2, size, 6).double(), mask)
+        real = encoder.real(mask, x.shape[2])
+        assert real is not None
+        assert real.tolist() == [[step < steps for step in range(x.shape[2])]] * 2
+    assert encoder.real(None, steps) is None
+    for present in (torch.tensor([True, False]), torch.tensor([[True], [False]])):
+        real = encoder.real(present, 3)
+        assert real is not None
+        assert real.tolist() == [[True] * 3, [False] * 3]
+    with pytest.raises(ModelError, match="a map of 9 frames"):
+        encoder.real(torch.ones(2, 5, dtype=torch.bool), 9)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard.core import ModelError
-from crossguard.models import FrameTransformer, FusionModel
+from crossguard.models import FrameTransformer, FusionModel, SeriesNet
 from crossguard.models.attention import Attention, Averaging, Watch, watched, watching
 from crossguard.models.fusion import Concat, JointTransformer
 from crossguard.models.gat import GatedAttention
@@ -138,6 +138,19 @@ def test_padding_changes_nothing_and_maps_come_only_when_asked_for(how: str, mix
     assert len(maps) == {"frames": 3, "tokens": 3, "late": 4}[how]
     assert maps[0].shape[2:] == ((12, 12) if how == "tokens" else (6, 6))
     assert maps[-1].shape[2] == 1
+
+
+def test_padding_of_strided_branches_changes_nothing() -> None:
+    torch.manual_seed(0)
+    branches = {"a": SeriesNet(features=3, width=2), "b": SeriesNet(features=2, width=2)}
+    model = stirred(FusionModel(branches, JointTransformer(width=8, heads=2, dropout=0.0), classes=4))
+    for length in (5, 8, 13):
+        x = {n: torch.randn(2, length, d).double() for n, d in (("a", 3), ("b", 2))}
+        expected = model(x).logits
+        for more in (1, 6, 7, 8, 15):
+            padded = {n: torch.cat([v, v.new_zeros(2, more, v.shape[2])], dim=1) for n, v in x.items()}
+            mask = {n: (torch.arange(length + more) < length).expand(2, -1) for n in x}
+            torch.testing.assert_close(model(padded, mask).logits, expected, rtol=1e-9, atol=1e-11)
 
 
 def test_a_frame_is_there_where_any_modality_is() -> None:

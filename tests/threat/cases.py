@@ -8,7 +8,7 @@ from torch import Tensor
 import crossguard as cg
 from crossguard.threat.budget import Budget
 
-SHAPES = [(3,), (2, 3), (4, 3, 2), (3, 2, 4, 5)]
+SHAPES: list[tuple[int, ...]] = [(), (3,), (2, 3), (4, 3, 2), (3, 2, 4, 5)]
 
 BUDGETS: list[Budget] = [
     cg.Linf(0.3),
@@ -34,7 +34,7 @@ def case(shape: tuple[int, ...], seed: int, masked: bool) -> tuple[Tensor, Tenso
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(5, *shape, generator=generator)
     y = x + torch.randn(5, *shape, generator=generator) * (0.1 + seed % 3)
-    mask = torch.rand(5, shape[0], generator=generator) > 0.4 if masked else None
+    mask = torch.rand(5, *shape[:1], generator=generator) > 0.4 if masked else None
     return x, y, mask
 
 

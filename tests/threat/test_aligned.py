@@ -40,9 +40,12 @@ def test_the_same_moments_in_all_modalities() -> None:
 
 
 def test_the_moments_that_gain_most_stay() -> None:
-    point = moved()
+    balls = THREAT.balls(X)
     gradient = {n: torch.randn(x.shape, generator=G) for n, x in X.items()}
-    found = THREAT.couple(point, THREAT.balls(X), gradient)
+    point = {n: balls[n].ascend(X[n], g, 1.0) for n, g in gradient.items()}
+    found = THREAT.couple(point, balls, gradient)
+    led = THREAT.led(X, balls, gradient)
+    assert all(torch.equal(led[n] != 0, (found[n] != X[n]) & (gradient[n] != 0)) for n in X)
 
     def gain(kept: dict[str, torch.Tensor]) -> torch.Tensor:
         return sum(((kept[n] - X[n]) * gradient[n]).flatten(1).sum(dim=1) for n in X)  # type: ignore[return-value]
@@ -115,3 +118,28 @@ def test_given_steps_hold_for_a_single_modality() -> None:
 def test_impossible_ones_are_refused(make: object, message: str) -> None:
     with pytest.raises(cg.ThreatError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_moments_are_counted_over_all_modalities_though_one_alone_is_attacked() -> None:
+    """A quarter of rgb's time is two frames of the skeleton, whoever is attacked."""
+    threat = cg.ThreatModel(rgb=cg.Linf(0.1), skeleton=cg.Linf(0.1), at_most=1, frames=cg.AlignedFrames(1, FRAMES.axes))
+    assert threat.settled(X).only("skeleton").frames == cg.AlignedFrames(1, {"skeleton": 2}, steps=4)
+    w = torch.randn(1, 8, 6, 3, generator=G)
+
+    class Sum(torch.nn.Module):
+        def forward(self, inputs: cg.Inputs) -> torch.Tensor:
+            s = (inputs["skeleton"] * w).flatten(1).sum(dim=1)
+            return torch.stack([s, 0 * inputs["rgb"].flatten(1).sum(dim=1)], dim=1)
+
+    targets = (Sum()(X).argmax(dim=1)).long()
+    best = 0.1 * w.abs().sum(dim=(0, 2, 3)).view(4, 2).sum(dim=1).max()
+    margin = Sum()(X).diff(dim=1).squeeze(1).abs()
+    options = {"stop": "never", "objective": "margin", "ids": range(3)}
+    found = cg.attacks.apgd(Sum(), X, targets, threat.only("skeleton").settled(X), **options)
+    assert (found.margin > margin - best + 1e-4).all(), "cut off from rgb, a moment is a single frame"
+    for attack in (cg.attacks.apgd, cg.attacks.pgd):
+        found = attack(Sum(), X, targets, threat, **options)
+        assert torch.allclose(found.margin, margin - best, atol=1e-4)
+        assert threat.contains(found.inputs, X).all()
+    worst = cg.attacks.worst_case(Sum(), X, targets, threat, effort="quick")
+    assert torch.equal(worst.success, margin <= best)

@@ -199,3 +199,53 @@ def test_round_trip_through_json(budget: Budget) -> None:
 def test_bounds_are_two() -> None:
     with pytest.raises(cg.ThreatError, match="bounds"):
         cg.Linf(0.1, bounds=(0, 1, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_no_samples_are_fine(budget: Budget, shape: tuple[int, ...]) -> None:
+    x, mask = torch.zeros(0, *shape), torch.ones(0, *shape[:1], dtype=torch.bool)
+    budget.check("rgb", x, mask)
+    for real in (None, mask):
+        ball = budget.around(x, real)
+        start = ball.uniform(torch.zeros(0, dtype=torch.int64))
+        for y in (start, ball.project(x), ball.steepest(x), ball.ascend(x, x, 0.5), ball.repair(x)):
+            assert y.shape == x.shape
+        assert budget.contains(x, x, real).shape == budget.distance(x, x, real).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        cg.Linf(0.3),
+        cg.L2(0.7),
+        cg.L2(0.7, bounds=(0, 8)),
+        cg.L2(0.7, constraints=(cg.JointWeights((1.0, 0.5, 0.0, 2.0, 1.0, 1.0), axis=-1),)),
+        cg.SNR(10),
+        cg.L1(1.5),
+        cg.L1(1.5, bounds=(0, 8)),
+        cg.L0(4, bounds=(0, 8)),
+    ],
+)
+def test_a_random_start_does_not_depend_on_padding(budget: Budget) -> None:
+    x = (case((4, 6), 0, masked=False)[0] * 8).round()  # whole numbers: the norm that SNR takes sums exactly
+    keys = torch.arange(5)
+    expected = budget.around(x).uniform(keys)
+    for more in (1, 60):
+        padded = torch.cat([x, torch.zeros(5, more, 6)], dim=1)
+        mask = (torch.arange(4 + more) < 4).expand(5, -1)
+        found = budget.around(padded, mask).uniform(keys)
+        assert torch.equal(found[:, :4], expected)
+        assert torch.equal(found[:, 4:], padded[:, 4:])
+
+
+def test_bounds_hold_what_is_real() -> None:
+    budget = cg.Linf(0.1, bounds=(0.5, 1))
+    x = torch.tensor([[[0.6], [0.0]], [[0.0], [0.0]]])
+    real = torch.tensor([[True, False], [False, False]])
+    budget.check("audio", x, real)
+    budget.check("audio", x, real.logical_and(torch.tensor(False)))
+    with pytest.raises(cg.ThreatError, match=r"span \[0, 0.6\]"):
+        budget.check("audio", x, torch.tensor([[True, True], [False, False]]))
+    with pytest.raises(cg.ThreatError, match=r"span \[0, 0.6\]"):
+        budget.check("audio", x)

@@ -68,3 +68,35 @@ def test_errors_name_what_is_missing() -> None:
         cg.ThreatModel(rgb=0.1)  # type: ignore[arg-type]
     with pytest.raises(cg.ThreatError, match="norm"):
         cg.ThreatModel.from_dict({"budgets": {"a": {"norm": "linff", "eps": 1}}, "at_most": None})
+
+
+def test_what_is_repaired_holds_by_modality_and_between_them() -> None:
+    """Taking moments back bends what is left; repairing that may not touch moments that are clean again."""
+    generator = torch.Generator().manual_seed(0)
+    x = {"pose": torch.randn(8, 12, 4, generator=generator), "rgb": torch.rand(8, 12, 2, generator=generator)}
+    threat = cg.ThreatModel(
+        pose=cg.Linf(0.5, constraints=(cg.Acceleration(0.05, axis=1),)),
+        rgb=cg.L2(1.0, bounds=(0, 1), constraints=(cg.PIXELS8,)),
+        frames=cg.AlignedFrames(3, {"pose": 1, "rgb": 1}),
+    )
+    mask = {"pose": torch.rand(8, 12, generator=generator) > 0.2}
+    balls = threat.balls(x, mask)
+    found = threat.repair({n: v + torch.randn(v.shape, generator=generator) for n, v in x.items()}, balls)
+    assert threat.contains(found, x, mask).all()
+    assert all((found[n] != x[n]).flatten(1).any(dim=1).float().mean() > 0.5 for n in x)
+
+
+def test_single_numbers_are_modalities_too() -> None:
+    x = {"age": torch.tensor([20.0, 30.0, 40.0]), "id": torch.arange(3)}
+    threat = cg.ThreatModel(age=cg.Linf(1.0))
+    threat.check(x)
+    assert threat.contains({**x, "age": torch.tensor([21.0, 30.0, 42.0])}, x).tolist() == [True, True, False]
+    assert threat.contains({**x, "id": torch.tensor([0, 1, 3])}, x).tolist() == [True, True, False]
+
+
+def test_bounds_are_checked_under_the_mask() -> None:
+    threat = cg.ThreatModel(a=cg.Linf(0.1, bounds=(0.5, 1)))
+    x = {"a": torch.tensor([[0.7, 0.0]])}
+    threat.check(x, {"a": torch.tensor([[True, False]])})
+    with pytest.raises(cg.ThreatError, match="span"):
+        threat.check(x, {})

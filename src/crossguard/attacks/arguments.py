@@ -31,7 +31,8 @@ def check_arguments(
             raise InputError(f"modality {name!r} has {x.shape[0]} samples, the targets have {n}")
     if ids is not None and len(ids) != n:
         raise InputError(f"found {len(ids)} ids for {n} samples")
-    threat.check(inputs)
+    check_mask(mask, inputs)
+    threat.check(inputs, mask)
     for name in threat.names:
         if not inputs[name].is_floating_point():
             raise InputError(
@@ -39,7 +40,6 @@ def check_arguments(
             )
     # The others as well: NaN in any of them is NaN in every logit, which looks as if the attack had broken the model.
     check_finite({name: x for name, x in inputs.items() if x.is_floating_point()}, ids)
-    check_mask(mask, inputs)
     if task is not None:
         task.check(targets)
     if start is not None:

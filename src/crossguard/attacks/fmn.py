@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from crossguard.attacks.arguments import check_arguments
 from crossguard.attacks.plan import Plan
-from crossguard.attacks.result import AttackResult
+from crossguard.attacks.result import AttackResult, share
 from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
-from crossguard.core.batch import Inputs, expand_mask
+from crossguard.core.batch import Inputs, expand_mask, flat
 from crossguard.core.task import Task
 from crossguard.threat import Ball, ThreatModel
 
@@ -64,21 +64,22 @@ class AdaptiveNorm:
         best = torch.where(fooled, torch.fmin(here, memory.best), memory.best)
         # Until a row is fooled, the radius follows the distance to the boundary to first order (eq. 5 there): the loss
         # over what one budget gains, the dual norm. A little more, or rounding keeps it just short (our choice).
-        gain = [(memory.unit[n].steepest(g) * g).flatten(1).sum(dim=1) for n, g in gradient.items()]
+        gain = [flat(memory.unit[n].steepest(g) * g).sum(dim=1) for n, g in gradient.items()]
         ahead = torch.fmax(here - loss / torch.stack(gain).sum(dim=0), memory.share)
         larger = torch.where(best.isinf(), ahead, memory.share) * (1 + growth)
-        share = torch.where(fooled, torch.fmin(memory.share * (1 - growth), best), larger).clamp(0, FARTHEST)
+        wanted = torch.where(fooled, torch.fmin(memory.share * (1 - growth), best), larger).clamp(0, FARTHEST)
         moved: Inputs = {}
         for n, x in point.items():
-            ball = balls[n].resized(torch.minimum(share * self.units[n], balls[n].radius))
+            # Modalities may differ in their precision; shares have the finest of them.
+            radius = (wanted * self.units[n]).to(x.dtype)
+            ball = balls[n].resized(torch.minimum(radius, balls[n].radius))
             moved[n] = ball.ascend(x, gradient[n], step_size)
-        return moved, replace(memory, share=share, best=best)
+        return moved, replace(memory, share=wanted, best=best)
 
     def share(self, shown: Inputs, balls: Mapping[str, Ball]) -> Tensor:
         """(R,) the largest distance in budgets."""
-        tiny = 1e-30  # a budget without room for a sample (SNR of silence): no change, so no share of it
         distance = {n: self.threat.budgets[n].distance(x, balls[n].x) for n, x in shown.items()}
-        return torch.stack([d / self.units[n].clamp_min(tiny) for n, d in distance.items()]).amax(dim=0)
+        return torch.stack([share(d, self.units[n]) for n, d in distance.items()]).amax(dim=0)
 
     def score(self, shown: Inputs, balls: Mapping[str, Ball], gap: Tensor) -> Tensor:
         """(R,) lowest at the nearest point that fools; where none does, at the lowest margin."""
@@ -110,7 +111,7 @@ def fmn(
     norm, and `growth` is 0.2, not 0.05; both by what they found on two small networks (benchmarks/fmn.py).
     """
     check_arguments(inputs, targets, threat, mask, ids, task)
-    wide = threat.only(*threat.names).scaled(FARTHEST)  # a budget that allows nothing might wake
+    wide = threat.settled(inputs).only(*threat.names).scaled(FARTHEST)  # a budget that allows nothing might wake
     units = {n: b.radius(inputs[n], (mask or {}).get(n)) for n, b in threat.budgets.items()}
     rule = AdaptiveNorm(threat, units, steps, step_size, growth)
     # Without restarts and with nobody leaving, the rows are the samples: `units` goes with them.

@@ -14,7 +14,7 @@ from crossguard.attacks.plan import Plan
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.search import search
 from crossguard.attacks.start import clean
-from crossguard.core.batch import Inputs
+from crossguard.core.batch import Inputs, flat
 from crossguard.threat import ThreatModel
 from crossguard.threat.budget import Ball, spread
 
@@ -36,7 +36,7 @@ class Momentum:
     ) -> tuple[Inputs, Inputs]:
         summed: Inputs = {}
         for n, g in gradient.items():
-            size = g.flatten(1).abs().mean(dim=1)
+            size = flat(g).abs().mean(dim=1)
             unit = g / spread(torch.where(size > 0, size, 1.0), g)
             summed[n] = torch.nan_to_num(unit).add_(memory[n], alpha=self.decay)
         return {n: balls[n].ascend(x, summed[n], self.step_size) for n, x in point.items()}, summed

@@ -60,7 +60,9 @@ def targeted_margin(logits: Tensor, goal: Goal) -> Tensor:
 def dlr(logits: Tensor, goal: Goal) -> Tensor:
     """Difference of logits ratio (Croce and Hein, ICML 2020): the margin over the spread of the first and third logit,
     so that scaling or shifting logits changes nothing."""
-    return margin(logits, goal) / _spread(logits, goal, 3)
+    spread = _spread(logits, goal, 3)
+    # On the way to a target the margin is negative, and a wider spread alone would be a gain.
+    return margin(logits, goal) / (spread.detach() if goal.targeted else spread)
 
 
 def targeted_dlr(logits: Tensor, goal: Goal) -> Tensor:

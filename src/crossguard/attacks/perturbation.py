@@ -36,10 +36,10 @@ class Perturbation:
 
         Raises ThreatError for a modality that is not there, InputError where samples have another shape.
         """
-        self.threat.check(inputs)
+        self.threat.check(inputs, mask)
         balls = self.threat.balls(inputs, mask)
-        added = {n: ball.repair(ball.x + self.fitted(n, ball.x)) for n, ball in balls.items()}
-        return {**inputs, **self.threat.couple(added, balls)}
+        added = {n: ball.x + self.fitted(n, ball.x) for n, ball in balls.items()}
+        return {**inputs, **self.threat.repair(added, balls)}
 
     def attack(
         self,

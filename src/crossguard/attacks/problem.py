@@ -10,7 +10,7 @@ from torch import Tensor
 from crossguard.attacks.plan import Plan
 from crossguard.attacks.result import Trace
 from crossguard.attacks.view import View
-from crossguard.core.batch import Inputs, Mask
+from crossguard.core.batch import Inputs, Mask, flat
 from crossguard.core.errors import ModelError, ThreatError
 from crossguard.core.task import Task, infer_task
 
@@ -26,7 +26,7 @@ class Notes:
     def done(self) -> Trace:
         """All steps, stacked."""
         names = self.gradient[0] if self.gradient else {}
-        norms = {n: torch.stack([g[n].flatten(1).norm(dim=1) for g in self.gradient]) for n in names}
+        norms = {n: torch.stack([flat(g[n]).norm(dim=1) for g in self.gradient]) for n in names}
         return Trace(torch.stack(self.loss), torch.stack(self.margin), norms)
 
 

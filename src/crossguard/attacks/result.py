@@ -49,8 +49,13 @@ class AttackResult:
         """(N,) the largest distance in shares of its budget: how much of the threat model was needed; inf where what
         was found does not fool."""
         shares = [
-            self.distance[name] / budget.radius(self.clean[name], self.mask.get(name))
+            share(self.distance[name], budget.radius(self.clean[name], self.mask.get(name)))
             for name, budget in self.threat.budgets.items()
         ]
         size = torch.stack(shares).amax(dim=0) if shares else torch.zeros_like(self.margin)
         return torch.where(self.success | self.margin.isnan(), size, torch.inf)
+
+
+def share(distance: Tensor, radius: Tensor) -> Tensor:
+    """Distances in shares of a budget; no change is none of one without room (SNR of silence)."""
+    return distance / radius.clamp_min(torch.finfo(radius.dtype).tiny)

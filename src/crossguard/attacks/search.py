@@ -70,14 +70,27 @@ def search(
         )
     if trace and (stop != "never" or plan.restarts > 1 or len(plan.rivals) > 1 or len(threat.subsets()) > 1):
         raise ThreatError('a trace needs stop="never", one restart, one rival at most and no at_most')
+    if select == "last" and len(threat.subsets()) > 1:
+        raise ThreatError(
+            f'select="last" looks at no point, so it cannot choose which {threat.at_most} of {len(threat.names)} '
+            f'modalities a sample is attacked on; choose them: threat.only(…), or select="best"'
+        )
+    if targeted and plan.rivals:
+        raise ThreatError(
+            "targeted=True beside rivals, which aim away from `targets` at wrong classes; expected one of them: apgd "
+            "and pgd follow a target"
+        )
     if plan.score is not None and stop != "never":
         raise ThreatError('an attack with a score of its own needs stop="never": the first success is not its best')
+    given_threat, threat = threat, threat.settled(inputs)
     with borrowed(model, seed, targets.device) as net:
         given, targets = {n: _plain(x) for n, x in inputs.items()}, _plain(targets)
         masks = {n: _plain(m) for n, m in (mask or {}).items()}
         problem = Problem(
-            plan, given, targets, masks, task, targeted, stop == "success", select == "best", precision, compiled, trace
-        )
+            plan, given, targets, masks, task, targeted,
+            # Of points that nobody looks at none is a success: who asks for the last ones gets all of them.
+            stop == "success" and select == "best", select == "best", precision, compiled, trace,
+        )  # fmt: skip
         keys = combine(sample_keys(ids, given), seed)
         try:
             found, margin, steps, success = _run(problem, net, keys, threat, start)
@@ -91,7 +104,7 @@ def search(
     notes = problem.trace.done() if problem.trace else None
     result = {**inputs, **{name: x.detach() for name, x in found.items()}}
     return AttackResult(
-        result, success, said, steps, problem.forwards, problem.backwards, dict(inputs), masks, threat, notes
+        result, success, said, steps, problem.forwards, problem.backwards, dict(inputs), masks, given_threat, notes
     )
 
 
@@ -137,7 +150,7 @@ def _run(
         return found, unknown, steps, unknown <= 0
     if names:
         balls = threat.balls(given, masks)
-        found = threat.couple({n: balls[n].repair(x) for n, x in found.items()}, balls)
+        found = threat.repair(found, balls)
         believed, margin = margin <= 0, problem.gap(problem.look(seen, found), targets)
         missed = _where(believed & (margin > 0)) if problem.precision and problem.stop else alive[:0]
         if missed.numel():
@@ -171,8 +184,7 @@ def _climb(
         said, stay = logits.detach(), None
         if problem.examine:
             best.see(rows, shown, said)
-        # Of points that nobody looks at none is a success: who asks for the last ones gets all of them.
-        if problem.stop and problem.examine and not problem.all_right(said, rows.targets):
+        if problem.stop and not problem.all_right(said, rows.targets):
             gap = problem.gap(said, rows.targets)
             fooled = rows.fooled(gap, width, alive.numel())
             left = _where(fooled)
@@ -190,6 +202,7 @@ def _climb(
         if stay is not None:
             rows, gradient = take(rows, stay), take(gradient, stay)
             loss = loss.index_select(0, stay) if loss.numel() else loss
+        gradient = threat.led(rows.point, rows.balls, gradient)
         rows.point, rows.memory = plan.step.move(rows.memory, rows.point, gradient, loss, rows.balls, step)
         rows.point = threat.couple(rows.point, rows.balls, gradient or None)
         del leaves, logits, said, loss, gradient  # or they stand beside the next forward pass in memory

@@ -56,6 +56,7 @@ class Together:
             if name in self.found.time:
                 total[name] = _folded(total[name], self.found.time[name], shared[name])
         around = self.own.balls({n: torch.zeros_like(v) for n, v in shared.items()})
+        total = self.own.led(shared, around, total)
         moved = {n: around[n].ascend(v, total[n].to(v), self.step_size) for n, v in shared.items()}
         values = {n: v[0] for n, v in self.own.couple(moved, around, total).items()}
         self.found = replace(self.found, values=values)
@@ -189,7 +190,7 @@ def _nothing(
                 f"length of {name!r} is {steps}, expected >= 1 of an attacked modality with a time axis; these are "
                 f"{sorted(time)}, by modalities="
             )
-    threat.check(batch.inputs)
+    threat.check(batch.inputs, batch.mask)
     values: Inputs = {}
     for name in threat.names:
         shape = list(batch.inputs[name].shape[1:])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crossguard.attacks.arguments import check_arguments
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.stages import EFFORTS, Ids, Stage, Worst, run_stage
-from crossguard.core.batch import Inputs, Mask, take
+from crossguard.core.batch import Inputs, Mask, flat, take
 from crossguard.core.errors import ThreatError
 from crossguard.core.model import borrowed, forward
 from crossguard.core.task import Task, settle_task
@@ -35,7 +35,7 @@ class WorstCase(AttackResult):
     @cached_property
     def touched(self) -> dict[str, Tensor]:
         """Modality -> (N,) whether the attack changed it."""
-        return {n: (self.inputs[n] != self.clean[n]).flatten(1).any(dim=1) for n in self.threat.names}
+        return {n: flat(self.inputs[n] != self.clean[n]).any(dim=1) for n in self.threat.names}
 
 
 def worst_case(
@@ -67,7 +67,7 @@ def worst_case(
     inputs, masks = {n: x.detach() for n, x in inputs.items()}, dict(mask or {})
     stages = EFFORTS[effort]
     with borrowed(model, seed, targets.device) as net:
-        hunt = _begin(net, inputs, targets, threat, task, masks, ids, seed)
+        hunt = _begin(net, inputs, targets, threat.settled(inputs), task, masks, ids, seed)
         for turn, stage in enumerate(stages, start=1):
             hunt.run(turn, stage)
     worst, found = hunt.worst, {**inputs, **hunt.worst.point}

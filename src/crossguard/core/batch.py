@@ -22,6 +22,17 @@ def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
 
 
+def real_values(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The entries of `x` that a mask leaves; `x` itself where there is none."""
+    return x if mask is None else x[expand_mask(mask, x).expand_as(x)]
+
+
+def flat(x: Tensor) -> Tensor:
+    """(N, K): all axes but the first as one, of size 1 where there is no other."""
+    # Said in full: -1 has no meaning where there are no samples, and flatten(1) none where there is one axis.
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
 def present(mask: Mapping[str, Tensor] | None, name: str, samples: int) -> Tensor | None:
     """(N,) bool: whether anything of modality `name` is real in each sample; None where nothing is masked."""
     if mask is None or name not in mask:
@@ -68,7 +79,7 @@ def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
 def check_finite(inputs: Inputs, ids: Sequence[str | int] | Tensor | None = None) -> None:
     """Raise InputError naming the first samples with NaN or Inf."""
     for name, x in inputs.items():
-        bad = ~torch.isfinite(x).reshape(x.shape[0], math.prod(x.shape[1:])).all(dim=1)
+        bad = ~flat(torch.isfinite(x)).all(dim=1)
         if bool(bad.any()):
             rows: list[int] = bad.nonzero().flatten().tolist()
             named = rows if ids is None else [ids[i] for i in rows]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import Inputs
+from crossguard.core.batch import Inputs, flat
 
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
@@ -52,7 +52,7 @@ def sample_keys(ids: Sequence[str | int] | Tensor | None, inputs: Inputs) -> Ten
         return torch.tensor([text_key(str(i)) for i in ids], dtype=torch.int64, device=device)
     key = torch.zeros(next(iter(inputs.values())).shape[0], dtype=torch.int64, device=device)
     for name in sorted(inputs):
-        words = inputs[name].detach().to(torch.float32).flatten(1).contiguous().view(torch.int32).to(torch.int64)
+        words = flat(inputs[name].detach().to(torch.float32)).contiguous().view(torch.int32).to(torch.int64)
         # Multilinear hashing: a sum of words, each times a random odd number of its place.
         place = mix(torch.arange(words.shape[1], device=device, dtype=torch.int64) + text_key(name)) | 1
         key = combine(key, words.mul_(place).sum(dim=1))
@@ -70,10 +70,11 @@ def uniform(key: Tensor, count: int) -> Tensor:
     return _shift(bits(key, count), 40).to(torch.float64) * (2.0**-23) - 1.0
 
 
-def direction(key: Tensor, count: int) -> Tensor:
+def direction(key: Tensor, count: int, free: Tensor | None = None) -> Tensor:
     """(N, count) float64 unit vectors, near isotropic: each entry sums four 16-bit uniforms, so that the norm is a
-    sum of integers, which no order of summation rounds."""
+    sum of integers, which no order of summation rounds. 0 where `free` (N, count) is not set (None: all is)."""
     raw = bits(key, count)
     entry = sum(((raw >> s) & 0xFFFF for s in (0, 16, 32, 48)), start=torch.zeros_like(raw)) - 2 * 0xFFFF
+    entry = entry if free is None else entry * free
     norm = (entry * entry).sum(dim=1, keepdim=True).clamp_min(1).to(torch.float64).sqrt()
     return entry.to(torch.float64) / norm

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from crossguard.core.batch import expand_mask
 from crossguard.core.errors import ModelError
-from crossguard.models.encoder import Encoder, affine, check_sizes, mean_over_time, scales
+from crossguard.models.encoder import Encoder, affine, check_sizes, frame_mask, mean_over_time, scales
 from crossguard.models.folded import Normed, normed
 
 
@@ -57,10 +57,12 @@ class SeriesNet(Encoder):
 
     def pool(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The mean over real times."""
-        real = _times(mask, 1)
-        while real is not None and real.shape[1] > x.shape[2]:
-            real = real[:, ::2]
-        return mean_over_time(x, real)
+        return mean_over_time(x, _centres(mask, x.shape[2]))
+
+    def real(self, mask: Tensor | None, steps: int) -> Tensor | None:
+        """(N, steps): which steps of a map have a real centre, whatever the padding."""
+        centres = _centres(mask, steps)
+        return frame_mask(mask if centres is None else centres, steps)
 
 
 class SeriesBlock(nn.Module):
@@ -85,6 +87,14 @@ def _times(mask: Tensor | None, every: int) -> Tensor | None:
     if mask is None or mask.dim() < 2 or mask.shape[1] == 1:
         return None
     return mask.reshape(*mask.shape[:2], -1).any(dim=2)[:, ::every]
+
+
+def _centres(mask: Tensor | None, steps: int) -> Tensor | None:
+    """`_times` at a half, a quarter, … of its resolution until there are at most `steps`."""
+    real = _times(mask, 1)
+    while real is not None and real.shape[1] > steps:
+        real = real[:, ::2]
+    return real
 
 
 def _keep(x: Tensor, real: Tensor | None) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,26 +48,50 @@ class AlignedFrames:
                 raise ThreatError(f"the aligned frames name {name!r}, but the inputs are {sorted(inputs)}")
             check_axis("aligned_frames", axis, name, inputs[name])
 
+    def settled(self, inputs: Inputs) -> AlignedFrames:
+        """The same with the `steps` that these inputs have, however few of them are looked at afterwards."""
+        return replace(self, steps=self.steps or self._count(inputs))
+
     def only(self, names: tuple[str, ...]) -> AlignedFrames | None:
         """The same limit on these modalities alone; None where it limits none of them."""
         axes = {n: axis for n, axis in self.axes.items() if n in names}
         return AlignedFrames(self.k, axes, self.steps) if axes else None
+
+    def led(self, point: Inputs, balls: Mapping[str, Ball], gradient: Inputs) -> Inputs:
+        """`gradient`, 0 at all but the `k` steps that gain most, so that those get the whole of each budget."""
+        names = [n for n in self.axes if n in gradient]
+        kept = self._kept(self._gain(names, point, balls, gradient), balls)
+        zero = {n: torch.zeros_like(gradient[n]) for n in names}
+        return {**gradient, **{n: torch.where(self._frames(kept, n, z), gradient[n], z) for n, z in zero.items()}}
 
     def couple(self, point: Inputs, balls: Mapping[str, Ball], gradient: Inputs | None) -> Inputs:
         """`point` with all but the `k` best steps taken back to the clean samples."""
         names = [n for n in self.axes if n in point]
         if not names:
             return point
-        x = {n: balls[n].x for n in names}
         if gradient is None:
             # Shares of each modality's own change, since units do not compare (our choice).
-            gain = {n: (d := point[n] - x[n]).square() / spread(flat_norm(d).square() + 1e-30, d) for n in names}
+            change = {n: point[n] - balls[n].x for n in names}
+            gain = {n: d.square() / spread(flat_norm(d).square() + 1e-30, d) for n, d in change.items()}
         else:
-            gain = {n: (point[n] - x[n]) * torch.nan_to_num(gradient[n], nan=0.0) for n in names}
-        total = torch.stack(list(self._steps(gain, x).values())).sum(dim=0)
-        kept = largest(total, total.new_full((total.shape[0],), self.k))
-        coupled = {n: torch.where(self._frames(kept, n, x[n]), point[n], x[n]) for n in names}
+            gain = self._gain(names, point, balls, gradient)
+        kept = self._kept(gain, balls)
+        coupled = {n: torch.where(self._frames(kept, n, point[n]), point[n], balls[n].x) for n in names}
         return {**point, **coupled}
+
+    def _gain(self, names: Sequence[str], point: Inputs, balls: Mapping[str, Ball], gradient: Inputs) -> Inputs:
+        """Of each entry to first order, where it stands or where the budget alone would lead it (our choice: by where
+        it stands, steps that are clean would never come in)."""
+        gain: Inputs = {}
+        for n in names:
+            g, x = torch.nan_to_num(gradient[n], nan=0.0), balls[n].x
+            gain[n] = torch.maximum((point[n] - x) * g, (balls[n].ascend(x, g, 1.0) - x) * g)
+        return gain
+
+    def _kept(self, gain: Inputs, balls: Mapping[str, Ball]) -> Tensor:
+        """(N, S) the `k` steps of the largest gain, over all modalities together."""
+        total = torch.stack(list(self._steps(gain, {n: balls[n].x for n in gain}).values())).sum(dim=0)
+        return largest(total, total.new_full((total.shape[0],), self.k))
 
     def contains(self, adversarial: Inputs, inputs: Inputs) -> Tensor:
         """(N,) whether at most `k` steps changed, over all modalities together."""
@@ -86,12 +110,15 @@ class AlignedFrames:
 
     def _steps(self, values: Mapping[str, Tensor], x: Inputs) -> Inputs:
         """Modality -> (N, S) sums of `values` by step, float64."""
-        count = self.steps or min(tensor.shape[self.axes[n]] for n, tensor in x.items())
+        count = self.steps or self._count(x)
         sums: Inputs = {}
         for n, v in values.items():
             frames = by_frame(v, self.axes[n]).double()
             sums[n] = frames.new_zeros(len(frames), count).index_add(1, self._step(n, v, count), frames)
         return sums
+
+    def _count(self, inputs: Inputs) -> int:
+        return min(inputs[n].shape[axis] for n, axis in self.axes.items() if n in inputs)
 
     def _frames(self, kept: Tensor, name: str, x: Tensor) -> Tensor:
         """Bool, broadcastable to `x`: the frames of the steps that are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Self
@@ -9,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from crossguard.core.batch import expand_mask, flat
 from crossguard.core.random import direction, uniform
 
 # Projections stay this hair inside, so that the rounding of x + d does not leave the ball.
@@ -80,7 +82,7 @@ class BoxedBall(Ball):
 
 def flat_norm(d: Tensor) -> Tensor:
     """(N,) Euclidean norm over all but the first axis."""
-    return torch.linalg.vector_norm(d.flatten(1), dim=1)
+    return torch.linalg.vector_norm(flat(d), dim=1)
 
 
 def spread(v: Tensor, x: Tensor) -> Tensor:
@@ -103,12 +105,17 @@ def blend(flags: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 def shaped_uniform(key: Tensor, x: Tensor) -> Tensor:
     """Uniform numbers on [-1, 1] in the shape and type of `x`."""
-    return uniform(key, x[0].numel()).to(x.dtype).view_as(x)
+    return uniform(key, math.prod(x.shape[1:])).to(x.dtype).view_as(x)
 
 
-def shaped_direction(key: Tensor, x: Tensor) -> Tensor:
-    """Unit vectors in the shape of `x`, float64."""
-    return direction(key, x[0].numel()).view_as(x)
+def shaped_direction(key: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Unit vectors in the shape of `x`, float64, of the entries that `mask` lets move."""
+    return direction(key, math.prod(x.shape[1:]), free_entries(mask, x)).view_as(x)
+
+
+def free_entries(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """(N, K) whether an entry of `x` may move, of a mask over leading axes; None: all of them."""
+    return None if mask is None else flat(expand_mask(mask, x).expand_as(x))
 
 
 def largest(score: Tensor, count: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask
+from crossguard.core.batch import expand_mask, flat, real_values
 from crossguard.core.errors import ThreatError
 from crossguard.threat.ball import Ball, spread
 from crossguard.threat.constrained import ConstrainedBall
@@ -89,15 +89,15 @@ class Budget(ABC):
         weighted = any(isinstance(c, JointWeights) for c in self.constraints)
         return math.inf if self.bounds is None or weighted else self.bounds[1] - self.bounds[0]
 
-    def check(self, name: str, x: Tensor) -> None:
-        """Raise ThreatError unless the bounds hold `x` and the constraints fit its shape."""
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ThreatError unless the bounds hold what is real of `x` and the constraints fit its shape."""
         for constraint in self.constraints:
-            constraint.check(name, x)
-        if self.bounds is None or not x.numel():
+            constraint.check(name, x, mask)
+        if self.bounds is None or not (real := real_values(x.detach(), mask)).numel():
             return
         low, high = self.bounds
         slack = BOUNDS_SLACK * (high - low)
-        found_low, found_high = (float(v) for v in torch.aminmax(x.detach()))
+        found_low, found_high = (float(v) for v in torch.aminmax(real))
         if found_low < low - slack or found_high > high + slack:
             raise ThreatError(
                 f"modality {name!r}: values span [{found_low:g}, {found_high:g}], the budget's bounds are "
@@ -141,10 +141,10 @@ class Budget(ABC):
     def contains(self, y: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) whether `y` is allowed: radius and bounds (up to rounding), constraints, masked parts untouched."""
         inside = self.size(self._change(y, x)) <= self.radius(x, mask) * SLACK
-        inside &= ~self._outside(y, x).flatten(1).any(dim=1)
+        inside &= ~flat(self._outside(y, x)).any(dim=1)
         free = self._free(x, mask)
         if free is not None:
-            inside &= ((y == x) | expand_mask(free, x)).flatten(1).all(dim=1)
+            inside &= flat((y == x) | expand_mask(free, x)).all(dim=1)
         for constraint in self.constraints:
             inside &= constraint.contains(y, x, mask)
         return inside

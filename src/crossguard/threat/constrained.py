@@ -9,8 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from crossguard.threat.ball import Ball, ahead, spread
-from crossguard.threat.constraints import Codes, Constraint
+from crossguard.threat.ball import Ball, spread
+from crossguard.threat.constraints import Codes, Constraint, Frames
 from crossguard.threat.constraints.constraint import HALVINGS
 
 # Alternating projections a step, and before the last word on a point that is returned (our choice).
@@ -46,15 +46,21 @@ class ConstrainedBall(Ball):
     def steepest(self, gradient: Tensor) -> Tensor:
         """The ball's own steepest move, where frames are limited on those that gain most."""
         g = torch.nan_to_num(gradient, nan=0.0)
-        kept = self._choose(g, torch.zeros_like(g), self.ball.steepest(g) * g)
+        # As far as mask and bounds let it go: elsewhere nothing is gained.
+        kept = self._choose(g, torch.zeros_like(g), (self.ball.ascend(self.x, g, 1.0) - self.x) * g)
         return self.ball.steepest(kept)
 
     def ascend(self, y: Tensor, gradient: Tensor, step_size: float | Tensor) -> Tensor:
-        """Move all and project; frames are kept by what the gradient would lose without them, to first order (our
-        choice: kept by their change, the frames of a random start would never leave)."""
+        """Move as the ball does and project. Where frames are limited, those are chosen before the move, which then has
+        the whole budget for them: by what they gain to first order where they are led now, or where the budget alone
+        would lead them (our choice: kept by their change, the frames of a random start would never leave; by one step,
+        a new one would hardly ever come in)."""
         g = torch.nan_to_num(gradient, nan=0.0)
-        moved = ahead(y, self.ball.steepest(g), step_size)
-        return self.project(self._choose(moved, self.x, (moved - self.x) * g))
+        if any(isinstance(c, Frames) for c in self.constraints):
+            near, far = self.ball.ascend(y, g, step_size), self.ball.ascend(self.x, g, 1.0)
+            gain = torch.maximum((near - self.x) * g, (far - self.x) * g)
+            y, g = self._choose(y, self.x, gain), self._choose(g, torch.zeros_like(g), gain)
+        return self.project(self.ball.ascend(y, g, step_size))
 
     def uniform(self, key: Tensor) -> Tensor:
         return self.project(self.ball.uniform(key))

@@ -9,10 +9,10 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask
+from crossguard.core.batch import flat
 from crossguard.core.errors import ThreatError
 from crossguard.core.random import bits, combine, uniform
-from crossguard.threat.ball import Ball, ahead, largest
+from crossguard.threat.ball import Ball, ahead, free_entries, largest
 from crossguard.threat.budget import Budget
 from crossguard.threat.constraints import JointWeights
 
@@ -44,16 +44,16 @@ class L0Ball(Ball):
         """
         g = torch.nan_to_num(gradient, nan=0.0)
         moved = torch.clamp(ahead(y, (self.high - self.low) * g.sign(), step_size), self.low, self.high)
-        point = torch.where(y == self.x, torch.where(g > 0, self.high, self.low), moved)
+        edge = torch.where(g == 0, self.x, torch.where(g > 0, self.high, self.low))
+        point = torch.where(y == self.x, edge, moved)
         return self._keep(point, (point - self.x) * g)
 
     def uniform(self, key: Tensor) -> Tensor:
-        count = self.x[0].numel()
+        count = math.prod(self.x.shape[1:])
         share = uniform(combine(key, 1), count).to(self.x.dtype).view_as(self.x).add(1).div(2)
         point = torch.clamp(self.low + share * (self.high - self.low), self.low, self.high)
-        score = bits(key, count) >> 1
-        if self.mask is not None:
-            free = expand_mask(self.mask, self.x).expand_as(self.x).flatten(1)
+        score, free = bits(key, count) >> 1, free_entries(self.mask, self.x)
+        if free is not None:
             score = torch.where(free, score, torch.iinfo(score.dtype).min)
         return torch.where(largest(score, self.radius).view_as(point), point, self.x)
 
@@ -63,7 +63,7 @@ class L0Ball(Ball):
 
     def _keep(self, point: Tensor, score: Tensor) -> Tensor:
         """`point` at the entries of largest score, `x` elsewhere."""
-        return torch.where(largest(score.flatten(1), self.radius).view_as(point), point, self.x)
+        return torch.where(largest(flat(score), self.radius).view_as(point), point, self.x)
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class L0(Budget):
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) how many values may change, all at most."""
-        return x.new_full((x.shape[0],), float(min(math.floor(self.eps), x[0].numel())))
+        return x.new_full((x.shape[0],), float(min(math.floor(self.eps), math.prod(x.shape[1:]))))
 
     def size(self, d: Tensor) -> Tensor:
-        return (d != 0).flatten(1).sum(dim=1).to(d.dtype)
+        return flat(d != 0).sum(dim=1).to(d.dtype)
 
     def _change(self, y: Tensor, x: Tensor) -> Tensor:
         return y - x  # a changed value counts, however little it changed

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask
+from crossguard.core.batch import flat
 from crossguard.core.random import combine, uniform
-from crossguard.threat.ball import INSIDE, Ball, BoxedBall, ahead, blend, spread, within
+from crossguard.threat.ball import INSIDE, Ball, BoxedBall, ahead, blend, free_entries, spread, within
 from crossguard.threat.budget import Budget
 
 
@@ -21,7 +22,7 @@ class L1Ball(BoxedBall):
     def project(self, y: Tensor) -> Tensor:
         # The nearest change shrinks every |d| by one lambda and stops at the box (Croce and Hein, ICML 2021).
         d = y - self.x
-        size, room = d.flatten(1).abs().double(), self._room(d).double()
+        size, room = flat(d).abs().double(), self._room(d).double()
         inside = torch.minimum(size, room).sum(dim=1) <= self.radius
         radius = self.radius.clamp_min(0).double() * INSIDE
         # Its length is sum_j sign_j (b_j - lambda)+ over the breakpoints b: |d| (+) and |d| - room (-). From the
@@ -41,7 +42,7 @@ class L1Ball(BoxedBall):
         # The exact optimum inside ball and box, as Croce and Hein (ICML 2021) derive it; without a box, a single entry.
         # Steps of one size on a fixed share of the entries (Tramer and Boneh 2019) found less in our trials.
         g = torch.nan_to_num(gradient, nan=0.0)
-        size, order = g.flatten(1).abs().sort(dim=1, descending=True, stable=True)
+        size, order = flat(g).abs().sort(dim=1, descending=True, stable=True)
         room = torch.where(size > 0, self._room(g).gather(1, order), 0.0).double()
         spent = room.cumsum(dim=1)
         move = torch.minimum(room, (self.radius[:, None] - spent + room).clamp_min(0))
@@ -58,12 +59,12 @@ class L1Ball(BoxedBall):
         projected = self.project(ahead(y, move, step_size))
         share = step_size.clamp(max=1.0) if isinstance(step_size, Tensor) else min(step_size, 1.0)
         between = self.project(ahead(y, self.x + move - y, share))
-        return blend(((between - projected) * g).flatten(1).sum(dim=1) > 0, between, projected)
+        return blend(flat((between - projected) * g).sum(dim=1) > 0, between, projected)
 
     def uniform(self, key: Tensor) -> Tensor:
         # Multiples of 2^-23 sum exactly in any order, so that batches and devices agree to the bit.
-        d = uniform(key, self.x[0].numel())
-        d = d if self.mask is None else d * expand_mask(self.mask, self.x).expand_as(self.x).flatten(1)
+        d, free = uniform(key, math.prod(self.x.shape[1:])), free_entries(self.mask, self.x)
+        d = d if free is None else d * free
         share = uniform(combine(key, 1), 1).abs() * INSIDE * self.radius.double()[:, None]
         d = (d / d.abs().sum(dim=1, keepdim=True).clamp_min(1e-30) * share).to(self.x.dtype).view_as(self.x)
         return within(self.x + within(d, self.below, self.above), self.low, self.high)
@@ -71,8 +72,8 @@ class L1Ball(BoxedBall):
     def _room(self, d: Tensor) -> Tensor:
         """(N, K) how far each entry may go in the direction of `d`."""
         if self.below is None or self.above is None:
-            return spread(self.radius, d).expand_as(d).flatten(1)
-        free = torch.where(d < 0, -self.below, self.above).flatten(1)
+            return flat(spread(self.radius, d).expand_as(d))
+        free = flat(torch.where(d < 0, -self.below, self.above))
         return torch.minimum(free, self.radius[:, None])
 
 
@@ -87,7 +88,7 @@ class L1(Budget):
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the sum of all widths of the bounds where that is smaller."""
-        return x.new_full((x.shape[0],), min(self.eps, self._width * max(x[0].numel(), 1)))
+        return x.new_full((x.shape[0],), min(self.eps, self._width * max(math.prod(x.shape[1:]), 1)))
 
     def size(self, d: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(d.flatten(1), ord=1, dim=1)
+        return torch.linalg.vector_norm(flat(d), ord=1, dim=1)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask
+from crossguard.core.batch import expand_mask, flat
 from crossguard.core.random import combine, uniform
 from crossguard.threat.ball import INSIDE, Ball, BoxedBall, flat_norm, shaped_direction, spread, within
 from crossguard.threat.budget import Budget
@@ -37,8 +37,8 @@ class L2Ball(BoxedBall):
             scaled = d * spread(s, d)
             moved = torch.clamp(scaled, self.below, self.above)
             free = moved == scaled
-            fixed = (moved * ~free).flatten(1).square().sum(dim=1)
-            spare = (d * free).flatten(1).square().sum(dim=1)
+            fixed = flat(moved * ~free).square().sum(dim=1)
+            spare = flat(d * free).square().sum(dim=1)
             grown = ((radius * INSIDE).square() - fixed).clamp_min(0).div(spare.clamp_min(1e-30)).sqrt()
             s = torch.where(spare > 0, torch.maximum(s, grown.clamp_max(1.0)), s)
         moved = torch.where(spread(inside, d), clipped, torch.clamp(d * spread(s, d), self.below, self.above))
@@ -48,14 +48,14 @@ class L2Ball(BoxedBall):
         g = torch.nan_to_num(gradient, nan=0.0)
         g = g if self.mask is None else g * expand_mask(self.mask, g)
         # Divide by the largest entry first: squares of tiny gradients would underflow.
-        largest = g.flatten(1).abs().amax(dim=1)
+        largest = flat(g).abs().amax(dim=1)
         g = g / spread(torch.where(largest > 0, largest, 1.0), g)
         norm = flat_norm(g)
         return g * spread(torch.where(norm > 0, self.radius / norm.clamp_min(1e-30), 0.0), g)
 
     def uniform(self, key: Tensor) -> Tensor:
         share = (uniform(combine(key, 1), 1).squeeze(1).abs()).sqrt() * INSIDE
-        d = shaped_direction(key, self.x) * spread(share * self.radius.double(), self.x)
+        d = shaped_direction(key, self.x, self.mask) * spread(share * self.radius.double(), self.x)
         y = self.x + d.to(self.x.dtype)
         return (
             y
@@ -75,7 +75,7 @@ class L2(Budget):
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the diagonal of the bounds where that is smaller."""
-        return x.new_full((x.shape[0],), min(self.eps, self._width * math.sqrt(max(x[0].numel(), 1))))
+        return x.new_full((x.shape[0],), min(self.eps, self._width * math.sqrt(max(math.prod(x.shape[1:]), 1))))
 
     def size(self, d: Tensor) -> Tensor:
         return flat_norm(d)

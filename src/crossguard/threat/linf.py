@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from crossguard.core.batch import flat
 from crossguard.threat.ball import Ball, ahead, shaped_uniform, spread
 from crossguard.threat.budget import SLACK, Budget
 
@@ -63,4 +64,4 @@ class Linf(Budget):
         return super()._outside(y, x) | (self._change(y, x) > min(self.eps, self._width) * SLACK)
 
     def size(self, d: Tensor) -> Tensor:
-        return d.abs().flatten(1).amax(dim=1)
+        return flat(d.abs()).amax(dim=1)

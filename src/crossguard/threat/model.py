@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import Inputs
+from crossguard.core.batch import Inputs, flat
 from crossguard.core.errors import ThreatError
 from crossguard.threat.aligned import AlignedFrames
 from crossguard.threat.ball import Ball
@@ -85,6 +85,13 @@ class ThreatModel:
         budgets = {name: self.declared[name] for name in names}
         return ThreatModel(budgets, at_most=self.at_most if limited else None, frames=frames)
 
+    def settled(self, inputs: Inputs) -> ThreatModel:
+        """The same for these inputs alone: moments of aligned `frames` are counted over all modalities, so that they
+        stay what they are when `only` leaves some out."""
+        if self.frames is None:
+            return self
+        return ThreatModel(self.declared, at_most=self.at_most, frames=self.frames.settled(inputs))
+
     def scaled(self, scale: float) -> ThreatModel:
         """Every budget `scale` times as large."""
         budgets = {n: b.scaled(scale) for n, b in self.declared.items()}
@@ -96,12 +103,12 @@ class ThreatModel:
             return [self.only(*self.budgets)] if self.budgets else []
         return [self.only(*names) for names in combinations(self.budgets, self.at_most)]
 
-    def check(self, inputs: Inputs) -> None:
-        """Raise ThreatError for a modality that the inputs lack, and for bounds that do not hold the data."""
+    def check(self, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> None:
+        """Raise ThreatError for a modality that the inputs lack, and for bounds that do not hold what is real."""
         for name, budget in self.declared.items():
             if name not in inputs:
                 raise ThreatError(f"the threat model names {name!r}, but the inputs are {sorted(inputs)}")
-            budget.check(name, inputs[name])
+            budget.check(name, inputs[name], (mask or {}).get(name))
         if self.frames is not None:
             self.frames.check(inputs)
 
@@ -109,13 +116,25 @@ class ThreatModel:
         """Modality -> the ball of allowed inputs around these samples, for those that may be attacked."""
         return {n: b.around(inputs[n], (mask or {}).get(n)) for n, b in self.budgets.items()}
 
+    def led(self, point: Inputs, balls: Mapping[str, Ball], gradient: Inputs) -> Inputs:
+        """`gradient` where a move along it will stay: 0 at the moments that `couple` would take back."""
+        return gradient if self.frames is None or not gradient else self.frames.led(point, balls, gradient)
+
     def couple(self, point: Inputs, balls: Mapping[str, Ball], gradient: Inputs | None = None) -> Inputs:
         """`point` as what holds between modalities allows it: the moments of aligned `frames` that gain most stay.
 
         The gain is to first order along `gradient`; without one, the size of the change in each modality's measure.
-        Points in the balls stay there, repaired ones stay repaired.
+        Points in the balls stay there, but constraints along time may want another repair: see `repair`.
         """
         return point if self.frames is None else self.frames.couple(point, balls, gradient)
+
+    def repair(self, point: Inputs, balls: Mapping[str, Ball]) -> Inputs:
+        """Inputs near any `point` that `contains` accepts, but for `at_most`."""
+        repaired = {n: balls[n].repair(x) for n, x in point.items()}
+        if self.frames is None:
+            return repaired
+        # Moments taken back bend what is left beside them (Acceleration); a second repair leaves them clean.
+        return {n: balls[n].repair(x) for n, x in self.couple(repaired, balls).items()}
 
     def contains(self, adversarial: Inputs, inputs: Inputs, mask: Mapping[str, Tensor] | None = None) -> Tensor:
         """(N,) whether a sample stays in every budget, with un-attacked and masked parts untouched."""
@@ -124,7 +143,7 @@ class ThreatModel:
         touched = torch.zeros(samples.shape[0], dtype=torch.long, device=samples.device)
         for name, x in inputs.items():
             y = adversarial[name]
-            changed = (y != x).flatten(1).any(dim=1)
+            changed = flat(y != x).any(dim=1)
             touched += changed
             if name in self.budgets:
                 inside &= self.budgets[name].contains(y, x, (mask or {}).get(name))

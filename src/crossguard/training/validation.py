@@ -88,22 +88,22 @@ def validate(
 def _ranked(
     split: _Split, task: MultiLabel, threat: ThreatModel | None, options: dict[str, Any], ranks: Ranks, work: Work
 ) -> Accuracy:
-    """GAP of the split, clean and attacked: the lowest of those that the attacks by single losses leave."""
-    clean, joint = Ranking(task.classes), {name: Ranking(task.classes) for name in RANKED}
+    """GAP of the split, clean and attacked: the lowest of those that the attacks by single losses leave, each on one of
+    the sets of modalities that may be attacked at once."""
+    clean, subsets = Ranking(task.classes), [] if threat is None else threat.subsets()
+    joint = {(name, i): Ranking(task.classes) for name in RANKED for i in range(len(subsets))}
     for batch in split:
         clean.add(split.logits(batch), batch.targets)
         work.forwards += len(batch)
-        if threat is None:
-            continue
-        for name, ranking in joint.items():
+        for (name, i), ranking in joint.items():
             found = _attacked(
-                split, batch, task, threat, options | {"objective": name, "stop": "never", "select": "last"}, work
+                split, batch, task, subsets[i], options | {"objective": name, "stop": "never", "select": "last"}, work
             )
             said = split.logits(batch.with_inputs(found.inputs))
             ranking.add(rankable(said, batch.targets), batch.targets)
             work.forwards += len(batch)
     clean, worst = clean.gathered(ranks.device), [ranking.gathered(ranks.device) for ranking in joint.values()]
-    return Accuracy(clean.gap(), None if threat is None else min(r.gap() for r in worst), len(clean), "gap")
+    return Accuracy(clean.gap(), min((r.gap() for r in worst), default=None), len(clean), "gap")
 
 
 @dataclass(frozen=True)

@@ -137,3 +137,11 @@ def test_values_of_another_range_are_refused() -> None:
     with pytest.raises(cg.ThreatError, match=r"\[0, 255\].*cg\.Codes\(256, 0, 255\)"):
         budget.check("rgb", torch.tensor([[0.0, 255.0]]))
     cg.Linf(16.0, bounds=(0, 255), constraints=(cg.Codes(256, 0, 255),)).check("rgb", torch.tensor([[0.0, 255.0]]))
+
+
+def test_padding_need_not_be_near_a_code() -> None:
+    budget = cg.Linf(16.0, constraints=(cg.Codes(256, 64, 255),))
+    x, real = torch.tensor([[100.0, 0.0], [0.0, 0.0]]), torch.tensor([[True, False], [False, False]])
+    budget.check("rgb", x, real)
+    with pytest.raises(cg.ThreatError, match=r"\[0, 100\]"):
+        budget.check("rgb", x, torch.tensor([[True, True], [False, False]]))

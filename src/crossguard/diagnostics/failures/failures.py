@@ -99,6 +99,7 @@ def failures(
             logits = forward(net, inputs, mask).logits
         task = settle_task(task, targets, logits)
         keys = sample_keys(ids, inputs)
+        threat = threat.settled(inputs)
         study = Study(net, dict(inputs), targets, dict(mask or {}), keys, threat, task, seed, steps)
         study = study.at((task.margin(logits, targets) > 0).nonzero().squeeze(1))
         study = study.only(*threat.names)

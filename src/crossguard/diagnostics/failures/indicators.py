@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from crossguard.attacks import AttackResult, Trace, apgd, square
 from crossguard.core import forward
+from crossguard.core.batch import flat
 from crossguard.core.random import combine, text_key
 from crossguard.diagnostics.failures.study import Study
 
@@ -45,7 +46,7 @@ def unexplained(study: Study, name: str, margin: Tensor, gradient: Tensor) -> Te
         for draw in range(DRAWS):
             near = ball.uniform(combine(study.keys, text_key(name), draw))
             change = study.margin({**study.inputs, name: near}) - margin
-            foretold = ((near - clean) * gradient).flatten(1).sum(dim=1)
+            foretold = flat((near - clean) * gradient).sum(dim=1)
             error += (change - foretold).abs()
             total += change.abs() + foretold.abs()
     # So little is rounding, not change.

@@ -38,7 +38,7 @@ class Acceleration(Constraint):
         if not (math.isfinite(self.limit) and self.limit >= 0):
             raise ThreatError(f"Acceleration: limit is {self.limit}, expected a finite number >= 0")
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         check_axis(self.kind, self.axis, name, x)
 
     def project(self, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -47,7 +47,7 @@ class BoneLengths(Constraint):
         """The pairs of joints."""
         return LAYOUTS[self.edges] if isinstance(self.edges, str) else self.edges
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         last = max(max(bone) for bone in self.bones)
         if x.dim() < 3 or last >= x.shape[-2]:
             raise ThreatError(

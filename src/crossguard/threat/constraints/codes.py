@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from crossguard.core.batch import flat, real_values
 from crossguard.core.errors import ThreatError
 from crossguard.threat.constraints.constraint import Constraint
 
@@ -34,10 +35,10 @@ class Codes(Constraint):
                 f"finite low < high"
             )
 
-    def check(self, name: str, x: Tensor) -> None:
-        """Raise ThreatError for values that no code is near: of another range or unit, say."""
-        room = 1 / self._scale
-        low, high = (float(v) for v in x.detach().aminmax()) if x.numel() else (self.low, self.high)
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
+        """Raise ThreatError for real values that no code is near: of another range or unit, say."""
+        room, real = 1 / self._scale, real_values(x.detach(), mask)
+        low, high = (float(v) for v in real.aminmax()) if real.numel() else (self.low, self.high)
         if low < self.low - room or high > self.high + room:
             raise ThreatError(
                 f"modality {name!r}: found values in [{low:g}, {high:g}], its codes stand for [{self.low:g}, "
@@ -65,7 +66,7 @@ class Codes(Constraint):
         return torch.where((value - x) * away > rounding, value, x)
 
     def contains(self, y: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
-        return ((y == x) | (y == self.decode(self.encode(y), y.dtype))).flatten(1).all(dim=1)
+        return flat((y == x) | (y == self.decode(self.encode(y), y.dtype))).all(dim=1)
 
     @property
     def _scale(self) -> float:

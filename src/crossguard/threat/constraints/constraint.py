@@ -33,7 +33,7 @@ class Constraint:
         if "kind" in cls.__dict__:
             CONSTRAINTS[cls.kind] = cls
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ThreatError unless the constraint fits the shape of modality `name`."""
 
     def choose(self, y: Tensor, x: Tensor, gain: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class FixedJoints(Still):
         if not self.joints or min(self.joints) < 0:
             raise ThreatError(f"FixedJoints: found {self.joints}, expected indices of joints such as (0,)")
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         if x.dim() < 3 or max(self.joints) >= x.shape[-2]:
             raise ThreatError(
                 f"modality {name!r}: fixed_joints names joint {max(self.joints)}, expected joints on the last axis but "

@@ -25,7 +25,7 @@ class Frames(Constraint):
         if self.k < 0:
             raise ThreatError(f"Frames: k is {self.k}, expected a whole number >= 0")
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         check_axis(self.kind, self.axis, name, x)
 
     def choose(self, y: Tensor, x: Tensor, gain: Tensor) -> Tensor:

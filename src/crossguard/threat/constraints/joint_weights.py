@@ -32,7 +32,7 @@ class JointWeights(Constraint):
         if self.axis >= 0:
             raise ThreatError(f"JointWeights: axis is {self.axis}, expected one counted from the end, such as -2")
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         if -self.axis >= x.dim() or x.shape[self.axis] != len(self.weights):
             raise ThreatError(
                 f"modality {name!r}: joint_weights has {len(self.weights)} weights for axis {self.axis} of shape "

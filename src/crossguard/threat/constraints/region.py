@@ -45,7 +45,7 @@ class Region(Still):
     def _open(self) -> Tensor:
         return torch.as_tensor(self.pattern)
 
-    def check(self, name: str, x: Tensor) -> None:
+    def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         shape = tuple(x.shape)
         if self.window is None:
             found = tuple(self._open.shape)
