@@ -182,6 +182,23 @@ def test_noise_is_in_the_budget_another_every_step_and_costs_one_pass() -> None:
     assert (context.work.forwards, context.work.backwards) == (32, 32)
 
 
+@pytest.mark.parametrize(
+    "objective", [Noise(attacked="joint"), Free(attacked="joint", replays=2)], ids=["noise", "free"]
+)
+def test_moments_and_what_holds_between_them_are_kept_together(objective: Noise | Free) -> None:
+    limit = (cg.Acceleration(0.05, axis=1),)
+    frames = cg.AlignedFrames(2, {"a": 1, "b": 1})
+    threat = ThreatModel(a=Linf(0.5, constraints=limit), b=Linf(0.5, constraints=limit), frames=frames)
+    model, batch, context = TwoBranch().eval(), batch_of(), replace(context_of(), threat=threat)
+    seen: list[Inputs] = []
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    if isinstance(objective, Free):
+        objective.kept["delta"] = {n: torch.randn_like(x) for n, x in batch.inputs.items()}
+    objective.step(model, batch, context)
+    assert bool(threat.contains({n: x.detach() for n, x in seen[0].items()}, batch.inputs).all())
+    assert any(bool((x != batch.inputs[n]).any()) for n, x in seen[0].items())
+
+
 def test_noise_weighs_clean_samples() -> None:
     model, batch = TwoBranch().eval(), batch_of()
     noisy, clean = (o.step(model, batch, context_of()).total for o in (Noise(), Standard()))
@@ -207,3 +224,11 @@ def test_what_cannot_be_attacked_is_refused(make: Callable[..., Objective]) -> N
         make().check(TwoBranch(), context_of(threat=None))
     with pytest.raises(ThreatError, match="attacked is 'depth'"):
         make(attacked="depth").check(TwoBranch(), context_of())
+
+
+def test_the_probe_is_pgd_whatever_the_one_step_is() -> None:
+    model, batch, context = collapsed()
+    fast = Fast(attacked="a", attack="fgsm", probe_every=1, gap=0.2)
+    expected = Fast(attacked="a", probe_every=1, gap=0.2).probe(model, batch, context)
+    assert (fast.careful.attack, fast.careful.steps) == ("pgd", 10)
+    assert fast.probe(model, batch, context)["probe"] == expected["probe"]

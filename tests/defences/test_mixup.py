@@ -252,3 +252,17 @@ def test_impossible_options_are_refused(options: dict[str, object]) -> None:
 def test_a_model_without_branches_is_refused(options: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="branches"):
         Mixup(**options).check(Sum(), context_of(task=SingleLabel(2)))  # type: ignore[arg-type]
+
+
+def test_a_share_that_rounds_to_all_is_no_error() -> None:
+    torch.manual_seed(0)
+    model, batch, objective = quiet(TwoBranch()), batch_of(), Mixup(lambdas="separate", alpha=0.1)
+    whole = 0
+    for step in range(60):
+        context = context_of(step=step, steps=60)
+        shares = objective.mixture(batch, context).share
+        whole += any(s in (0.0, 1.0) for s in shares.values())
+        losses = objective.step(model, batch, context)
+        assert set(losses.parts) == {"fused", "auxiliary/a", "auxiliary/b"}
+        assert losses.total.item() == pytest.approx(float(sum(losses.parts.values())), rel=1e-4)
+    assert whole > 5

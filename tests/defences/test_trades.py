@@ -119,10 +119,12 @@ def test_it_keeps_answers_in_place_where_adversarial_training_need_not() -> None
         ({"attack": "fgsm"}, "gradient is 0"),
         ({"attack": "noise"}, "goal of its own"),
         ({"clean_weight": 0.5}, "clean_weight"),
+        ({"inner": "total"}, "inner: total"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         Trades(**options)  # type: ignore[arg-type]
     Trades(climb="loss", attack="fgsm")
+    Trades(climb="loss", inner="total")
     assert issubclass(Trades, Adversarial)

@@ -110,3 +110,34 @@ def test_it_is_on_the_page_and_only_there_where_it_was_measured(record: cg.Recor
     plain = cg.report([cg.Record(record.meta, bare, record.clips)], tmp_path / "plain.html").read_text(encoding="utf-8")
     assert 'id="attention"' not in plain
     assert 'href="#attention"' not in plain
+
+
+def test_samples_without_a_real_query_say_nothing_of_attention(model: FusionModel, tmp_path: Path) -> None:
+    whole = dataset(model).read(range(12))
+    gone = torch.arange(12) >= 8
+    mask = {m: real & ~gone[:, None] for m, real in whole.mask.items()}
+    batch = cg.Batch(whole.inputs, whole.targets, mask=mask, ids=tuple(map(str, range(12))))
+    found = cg.evaluate(model, [batch], THREAT, protocol=QUICK)
+    for key in ("attention/entropy/clean/0", "attention/entropy/joint/0", "attention/drift/joint/0"):
+        assert np.isnan(found.samples[key][8:]).all(), key
+        assert np.isfinite(found.samples[key][:8]).all(), key
+    text = cg.report([found], tmp_path / "page.html").read_text(encoding="utf-8")
+    section = text[text.index('<section id="attention">') : text.index("</section>", text.index('id="attention"'))]
+    assert f"<td>{np.nanmean(found.samples['attention/entropy/clean/0']):.2f}</td>" in section
+    assert "nan" not in section
+
+
+class Rows(torch.nn.Module):
+    """Two rows of maps a sample, such as two persons of a clip, of which the second may be absent."""
+
+    def forward(self, inputs: cg.Inputs, mask: cg.Inputs | None = None, need: tuple[str, ...] = ()) -> Output:
+        x = inputs["x"]
+        maps = torch.full((2 * len(x), 1, 3, 3), 1 / 3)
+        maps[1::2] *= (torch.arange(len(x)) < 2)[:, None, None, None]
+        return Output(torch.stack([x.sum(dim=1), -x.sum(dim=1)], dim=1), attention=(maps,))
+
+
+def test_rows_that_are_absent_do_not_count_in_a_sample() -> None:
+    batch = cg.Batch({"x": torch.randn(4, 3)}, torch.arange(4) % 2, ids=tuple("abcd"))
+    found = cg.evaluate(Rows(), [batch], cg.ThreatModel(x=cg.Linf(0.1)), protocol=QUICK)
+    np.testing.assert_allclose(found.samples["attention/entropy/clean/0"], 1, rtol=1e-5)

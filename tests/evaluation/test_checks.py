@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import crossguard as cg
 from crossguard.evaluation import Protocol, evaluate
 from crossguard.evaluation.checks import Evidence, verdicts
+from crossguard.threat import Budget
 from tests.evaluation.models import Linear, Loader, linear, samples
 
 PROTOCOL = Protocol(steps=8, scales=(0.5, 1.0, 2.0), curve_steps=4, noise_trials=2, check_samples=40, max_scale=64)
@@ -267,3 +269,121 @@ def test_a_randomised_model_is_flagged_and_judged_in_the_mean_of_draws() -> None
     assert ("random_predictions", None) in {(f.name, f.modality) for f in record.flags}
     plain = evaluate(honest, Loader(batch, 30), THREAT, protocol=PROTOCOL)
     assert int(record.right("joint").sum()) <= int(plain.right("joint").sum()) + 2
+
+
+def test_remedies_of_single_modalities_have_their_turn_though_joint_gained_by_none() -> None:
+    class Uneven(nn.Module):
+        """Loud logits that a underflows, and steps in b that tip nothing: other remedies for each."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(1))
+
+        def forward(self, inputs: cg.Inputs) -> Tensor:
+            s = inputs["a"].mean(dim=1) * 2e3 * self.w + 1e-3 * torch.round(inputs["b"].mean(dim=1) * 20)
+            return torch.stack([-s, s], dim=1)
+
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(32) % 2
+    a = (2 * targets - 1)[:, None] * (0.3 + 0.4 * torch.rand(32, 1, generator=generator)).expand(-1, 4)
+    batch = cg.Batch({"b": torch.rand(32, 4, generator=generator), "a": a}, targets, ids=tuple(map(str, range(32))))
+    threat = cg.ThreatModel(b=cg.Linf(0.2), a=cg.Linf(0.5))
+    record = evaluate(Uneven(), [batch], threat, protocol=PROTOCOL.with_options(scales=(1.0,), max_scale=1))
+    assert len({f.modality for f in record.flags} & {"a", "b"}) == 2, "other remedies were found for each"
+    assert record.right("only:b").all()
+    assert record.right("joint").mean() < 0.7
+
+
+class Gated(nn.Module):
+    """Reads b only where a's first value opens a hard gate, and nothing but b there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        use = (inputs["a"][:, 0] > 5).float()
+        s = (1 - use) * inputs["a"][:, 1] * self.w + use * inputs["b"].mean(dim=1) * self.w
+        return torch.stack([-s, s], dim=1)
+
+
+def gated(opened: range, n: int = 64) -> list[cg.Batch]:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(n) % 2
+    clean = (2.0 * targets - 1)[:, None]
+    inputs = {m: clean + 0.05 * torch.randn(n, 20, generator=generator) for m in "ab"}
+    inputs["a"][:, 0] = torch.tensor([10.0 if i in opened else 0.0 for i in range(n)])
+    batch = cg.Batch(inputs, targets, ids=tuple(map(str, range(n))))
+    return [batch.take(range(i, i + 8)) for i in range(0, n, 8)]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_modality_that_only_later_batches_look_at_is_attacked_there(folder: bool, tmp_path: Path) -> None:
+    threat = cg.ThreatModel(a=cg.Linf(0.3), b=cg.Linf(1.5))
+    protocol = PROTOCOL.with_options(scales=(1.0, 2.0), max_scale=2)
+    batches = gated(range(40, 64))
+    out = tmp_path / "run" if folder else None
+    if folder:  # stopped and gone on with
+
+        def stop(stage: str, done: int, _: int | None) -> None:
+            if stage == "conditions" and done == 7:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(Gated(), batches, threat, protocol=protocol, out=out, progress=stop)
+    record = evaluate(Gated(), batches, threat, protocol=protocol, out=out)
+    turned = evaluate(Gated(), batches[::-1], threat, protocol=protocol)
+    assert np.array_equal(record.right("only:b"), np.arange(64) < 40)
+    assert record.right("only:a").all()
+    for condition in ("only:b", "joint"):
+        assert record.figure(condition).value == turned.figure(condition).value
+    assert ("no_gradient", "b") not in {(f.name, f.modality) for f in turned.flags}
+    checks = record.meta["checks"]
+    assert checks["gradient/b"] == {
+        "modality": "b", "passed": True, "zero": 0, "non_finite": 0, "samples": 24, "used": True
+    }  # fmt: skip
+    assert checks["more_steps/only:b"]["samples"] < checks["more_steps/only:a"]["samples"], "where it is looked at"
+    assert "unbounded_attack_fails" not in {f.name for f in record.flags}
+    assert not [key for key in record.samples if key.startswith("probe/")]
+
+
+def test_a_modality_that_no_batch_looks_at_is_still_ignored() -> None:
+    record = evaluate(Gated(), gated(range(0)), cg.ThreatModel(a=cg.Linf(1.5), b=cg.Linf(1.5)), protocol=PROTOCOL)
+    assert not record.meta["checks"]["gradient/b"]["used"]
+    assert "more_steps/only:b" not in record.meta["checks"]
+    assert record.flags == []
+
+
+class Median(nn.Module):
+    """Nine frames have a vote each: who may change few of them cannot win."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs: cg.Inputs) -> Tensor:
+        s = inputs["x"].mean(dim=2).median(dim=1).values * self.w
+        return torch.stack([-s, s], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "frames"),
+    [
+        (cg.Linf(0.3, constraints=(cg.Frames(2, axis=1),)), None),
+        (cg.Linf(0.3, constraints=(cg.Region(((7, 9), None)),)), None),
+        (cg.Linf(0.3, constraints=(cg.FixedJoints((0, 1, 2, 3, 4, 5, 6)),)), None),
+        (cg.Linf(0.3, constraints=(cg.JointWeights((0.0,) * 7 + (1.0, 1.0)),)), None),
+        (cg.Linf(0.3), cg.AlignedFrames(2, {"x": 1})),
+    ],
+    ids=["frames", "region", "joints", "weights", "aligned"],
+)
+def test_no_attack_is_unbounded_whose_constraints_do_not_grow(budget: Budget, frames: cg.AlignedFrames | None) -> None:
+    torch.manual_seed(0)
+    targets = torch.arange(16) % 2
+    x = (2.0 * targets - 1)[:, None, None] + 0.05 * torch.randn(16, 9, 3)
+    batch = cg.Batch({"x": x}, targets, ids=tuple(map(str, range(16))))
+    protocol = Protocol("quick", steps=2, scales=(1.0,), curve_steps=1, noise_trials=1, check_samples=0, max_scale=64)
+    record = evaluate(Median(), [batch], cg.ThreatModel(x=budget, frames=frames), protocol=protocol)
+    assert record.right("joint").all()
+    assert record.scales[-1] == 16, "no further than where no end is foreseen"
+    assert "unbounded" not in record.meta["checks"]

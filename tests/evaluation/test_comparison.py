@@ -215,3 +215,58 @@ def test_of_samples_that_only_one_record_has_none_counts() -> None:
         one.samples[name] = x[1:]  # without the sample that is broken
     assert compare.paired_difference(one, two, "joint").value == pytest.approx(0)
     assert compare.paired_difference(one, two, "joint").n == 2
+
+
+def test_records_of_other_stages_are_not_compared_whatever_their_protocols_are_called() -> None:
+    names = ("standard", "thorough", "quick")
+    plain = {n: cg.Protocol(n, scales=(1.0,)) for n in names}
+    found = {
+        n: record(n, ONE, protocol=p.to_dict(), stages=[stage.to_dict() for stage in p.stages])
+        for n, p in plain.items()
+    }
+    for n in ("thorough", "quick"):
+        with pytest.raises(cg.InputError, match="stages"):
+            compare.paired_difference(found["standard"], found[n], "joint")
+        # Records of before stages were kept do not say.
+        old = record(n, ONE, protocol=plain[n].to_dict())
+        assert compare.paired_difference(found["standard"], old, "joint").value == 0
+        assert compare.paired_difference(old, found["standard"], "joint").value == 0
+    objectives = {n: cg.Protocol(n, objectives=("margin",), steps=5) for n in ("standard", "thorough")}
+    one, two = (
+        record(n, ONE, protocol=p.to_dict(), stages=[stage.to_dict() for stage in p.stages])
+        for n, p in objectives.items()
+    )
+    assert compare.paired_difference(one, two, "joint").value == 0, "only the name differs"
+
+
+def test_records_with_and_without_remedies_are_not_compared() -> None:
+    none, few, many = (record(str(k), ONE, protocol={"steps": 5, "check_samples": k}) for k in (0, 16, 128))
+    old = record("old", ONE, protocol={"steps": 5})
+    with pytest.raises(cg.InputError, match="check_samples"):
+        compare.paired_difference(none, many, "joint")
+    assert compare.paired_difference(few, many, "joint").value == 0
+    assert compare.paired_difference(old, many, "joint").value == 0
+
+
+def drawn(seed: int, shares: tuple[float, ...], n: int = 400) -> Record:
+    """Independent outcomes of single attacks, with these shares right."""
+    rng = np.random.default_rng(seed)
+    right = {"clean": "1" * n} | {
+        f"only:{m}": "".join("01"[int(rng.random() < p)] for _ in range(n)) for m, p in zip("ab", shares, strict=True)
+    }
+    right |= dict.fromkeys(("missing:a", "missing:b", "any_one", "joint"), right["only:a"])
+    found = record("drawn", right, ids="".join(chr(0x4E00 + i) for i in range(n)))
+    found.samples["groups"] = np.array([""] * n)
+    return found
+
+
+def test_modalities_that_hold_alike_are_balanced() -> None:
+    found = [drawn(seed, (0.5, 0.5)).balance() for seed in range(100)]
+    assert np.mean([b["gap"].low == 0 for b in found]) >= 0.9
+    assert all((b["gap"].low == 0) == (b["ratio"].high == 1) for b in found)
+    for b in found:
+        for estimate in b.values():
+            assert estimate.low <= estimate.value <= estimate.high
+    apart = drawn(0, (0.6, 0.3)).balance()
+    assert 0.15 < apart["gap"].low < apart["gap"].value
+    assert apart["ratio"].high < 0.7

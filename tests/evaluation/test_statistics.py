@@ -163,3 +163,21 @@ def test_a_function_is_of_each_seed_by_itself() -> None:
     columns = np.array([[[1, 0]] * 30, [[0, 1]] * 30], dtype=float)
     gap = stats.of_means(columns, lambda means: means.max(axis=-1) - means.min(axis=-1))
     assert gap.value == 1
+
+
+def test_what_does_not_vary_over_draws_is_not_certainty() -> None:
+    found = stats.of_draws(lambda times: np.ones(1), 6, limits=(0.0, 1.0))
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - stats.wilson(0, 6)[1])
+    alike = stats.of_draws(lambda times: np.zeros(1), 50, limits=(-1.0, 1.0))
+    assert (alike.low, alike.high) == pytest.approx((-stats.wilson(0, 50)[1], stats.wilson(0, 50)[1]))
+
+
+def test_a_reflected_interval_lies_on_the_other_side_of_the_value() -> None:
+    def skewed(times: np.ndarray | None) -> np.ndarray:
+        return np.array([0.3 if times is None else 0.4 + 0.001 * times.max()])
+
+    plain, turned = (stats.of_draws(skewed, 40, limits=(0.0, 1.0), reflect=turn) for turn in (False, True))
+    assert plain.low == plain.value == turned.high == turned.value
+    assert turned.low == pytest.approx(2 * plain.value - plain.high)
+    assert stats.of_draws(lambda t: np.array([0.1 if t is None else 0.5]), 4, limits=(0, 1), reflect=True).low == 0

@@ -176,3 +176,14 @@ def test_the_tally_counts_who_was_fooled_and_who_held_on_the_same_samples(tmp_pa
     ]  # fmt: skip
     assert found["joint"]["0"]["0"] == [0, 120], "nobody is fooled and holds"
     assert clips.reel([a], ["a"], 10**8).data["tally"] == {}
+
+
+def test_a_constant_clip_leaves_the_others_magnified(tmp_path: Path) -> None:
+    record = Record.load(make(tmp_path / "a", modalities=(DEPTH,)))
+    (drawn,) = clips.reel([record], ["a"], 10**8).data["modalities"]
+    blank = {k: np.asarray(v) for k, v in record.clips.items()}
+    change = blank["1/depth/only:depth"] - blank["1/depth/clean"]
+    blank["1/depth/clean"] = np.full_like(change, 1000.0)
+    blank |= {f"1/depth/{c}": blank["1/depth/clean"] + change for c in ("only:depth", "joint")}
+    (found,) = clips.reel([Record(record.meta, record.samples, blank)], ["a"], 10**8).data["modalities"]
+    assert found["gain"] == drawn["gain"] > 1

@@ -311,3 +311,25 @@ def test_what_cannot_be_reported_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(RunError):
         report([tmp_path / "nowhere"], out)
     assert not out.exists()
+
+
+def test_nothing_is_said_to_be_attacked_where_there_are_no_budgets(tmp_path: Path) -> None:
+    run = make(tmp_path / "r", "mine", modalities=(SKELETON,), budgets={"skeleton": Linf(0.0)})
+    html = report([run], tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "all 0 attacked" not in html
+
+
+def test_aligned_frames_that_differ_are_said(tmp_path: Path) -> None:
+    runs = [make(tmp_path / n, n) for n in "abc"]
+    for run, k in zip(runs, (2, 2, 4), strict=True):
+        meta = json.loads((run / "record.json").read_text())
+        meta["threat"]["frames"] = {"k": k, "axes": {"rgb": 2, "skeleton": 2}, "steps": None}
+        (run / "record.json").write_text(json.dumps(meta))
+    said = parse(report(runs, tmp_path / "p.html")).text("doubts")
+    assert "c was attacked with other budgets than a." in said
+    assert "b was attacked" not in said
+    lone = make(tmp_path / "d", "d", modalities=(RGB,))
+    meta = json.loads((lone / "record.json").read_text())
+    meta["threat"]["frames"] = {"k": 2, "axes": {"rgb": 2}, "steps": None}
+    (lone / "record.json").write_text(json.dumps(meta))
+    assert "other budgets" not in parse(report([runs[0], lone], tmp_path / "q.html")).text("doubts")

@@ -14,6 +14,11 @@ from tests.report.synthetic import DEPTH, INERTIAL, RGB, SKELETON
     ("value", "unit", "bounds", "words"),
     [
         (0.02, "m", None, "2.0 cm"),
+        (0.0125, "m", None, "1.25 cm"),
+        (0.1, "m", None, "10.0 cm"),
+        (0.00125, "m", None, "1.25 mm"),
+        (0.0025, "m", None, "2.5 mm"),
+        (0.005, "m", None, "5 mm"),
         (0.0004, "m", None, "0.4 mm"),
         (1.5, "metres", None, "1.5 m"),
         (0.0, "m", None, "0.0 cm"),

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import crossguard as cg
-from crossguard.study import EXPORTS, Results, Study, export, page, pooled, repeated, results
+from crossguard.study import EXPORTS, Results, Study, export, page, pooled, read_study, repeated, results
 from tests.report.synthetic import RGB, make
-from tests.study.planted import plant, planted
+from tests.study.planted import folder, plant, planted
 
 FOLDS = "fold: {option: data.seed, values: [1, 2]}\nseeds: [0, 1]\n"
 
@@ -412,3 +412,35 @@ def test_attention_is_said_by_layer_where_there_are_maps(tmp_path: Path) -> None
     assert "<td>0.30 / 0.80</td><td>0.50 / 1.50</td>" in html
     without = results(planted(tmp_path / "other"))
     assert 'id="attention"' not in page(without, tmp_path / "other.html").read_text()
+
+
+def test_absent_samples_do_not_count_in_what_is_said_of_attention(tmp_path: Path) -> None:
+    plan = planted(tmp_path)
+    for run in [run for run in plan.runs if run.recipe.name == "amr-adversarial"]:
+        with np.load(run.folder / "samples.npz") as file:
+            samples = dict(file)
+        n = len(samples["ids"])
+        half = np.where(np.arange(n)[:, None] < n // 2, 0.5, np.nan).repeat(4, axis=1).astype(np.float32)
+        samples["attention/entropy/clean/0"] = half
+        samples["attention/entropy/clean/1"] = np.full_like(half, np.nan)
+        np.savez_compressed(run.folder / "samples.npz", **samples)
+    found = results(plan)
+    (entropy,) = [row.attention["entropy"] for row in found.rows if row.name == "amr-adversarial"]
+    assert entropy == pytest.approx((0.5, np.nan), nan_ok=True)
+    export(found, tmp_path, ("markdown",))
+    assert "| amr-adversarial | 0.50 / \N{EN DASH} |" in (tmp_path / "study.md").read_text()
+    assert "<td>0.50 / \N{EN DASH}</td>" in page(found, tmp_path / "study.html").read_text()
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [({0}, {1}), ({0}, {1, 2}), ({0, 1}, {2, 3, 4})])
+def test_without_a_common_seed_there_is_no_relative_improvement(
+    tmp_path: Path, mine: set[int], theirs: set[int]
+) -> None:
+    plan = read_study(folder(tmp_path, f"seeds: {sorted(mine | theirs)}\n"), tmp_path / "out")
+    for number, run in enumerate(plan.runs):
+        if run.recipe.seed in (theirs if run.recipe.name == "concat-standard" else mine):
+            plant(run, number)
+    found = results(plan)
+    assert [row.relative_improvement for row in found.rows] == [None] * 3
+    assert not found.differences
+    assert any("no finished seed in common" in note for note in found.notes)

@@ -116,7 +116,7 @@ class MultiLabel:
         """(N,) best present logit minus best absent one: > 0 where the top-scored class is present (Hit@1).
 
         Without a present (absent) class the other side is compared with 0, the logit of probability 1/2, so that an
-        attack has something to climb; no answer is a hit (every one is) there, and Records count it so. NaN is none.
+        attack has something to climb; no answer is a hit (every one is) there, see `hits`. NaN is none.
         """
         return _settled(self.own(logits, targets) - self.own(logits, 1 - targets.to(logits.dtype)))
 
@@ -199,6 +199,20 @@ class Leading:
 
 
 Task: TypeAlias = SingleLabel | MultiLabel | Leading
+
+
+def hits(margin: Tensor, targets: Tensor) -> Tensor:
+    """(N,) bool: what is right, of (N,) margins."""
+    return decided(margin > 0, targets, False, True)
+
+
+def decided(found: Tensor, targets: Tensor, never: float, always: float) -> Tensor:
+    """(N,) `found`, but `never` of samples without any of several labels, which no answer hits, and `always` of those
+    with all, which each does: there margins say what an attack climbs."""
+    if targets.dim() == 1:
+        return found
+    truth = targets > 0
+    return found.masked_fill(~truth.any(dim=1), never).masked_fill(truth.all(dim=1), always)
 
 
 def settle_task(task: Task | None, targets: Tensor, logits: Tensor) -> Task:

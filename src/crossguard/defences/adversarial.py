@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from crossguard.attacks import ATTACKS
-from crossguard.core.batch import Batch
+from crossguard.core.batch import Batch, Inputs
 from crossguard.core.errors import RecipeError, ThreatError
 from crossguard.core.model import bare
 from crossguard.defences.objective import Context, Losses
@@ -89,10 +89,10 @@ class Adversarial(Supervised):
         """Whether this step still trains on clean samples alone."""
         return context.step < self.clean_start * context.steps
 
-    def chosen(self, context: Context) -> ThreatModel:
-        """The budgets that this step's attack may use."""
-        threat = context.threat
-        assert threat is not None, "check() saw a threat model"
+    def chosen(self, context: Context, inputs: Inputs | None = None) -> ThreatModel:
+        """The budgets that this step's attack may use, on `inputs` where more than the modalities is asked for."""
+        assert context.threat is not None, "check() saw a threat model"
+        threat = context.threat if inputs is None else context.threat.settled(inputs)
         if self.attacked == "joint":
             return threat.only(*threat.names)
         if self.attacked not in ("random", "single"):
@@ -115,7 +115,7 @@ class Adversarial(Supervised):
                 net,
                 batch.inputs,
                 batch.targets,
-                self.chosen(context),
+                self.chosen(context, batch.inputs),
                 task=task,
                 mask=batch.mask,
                 ids=batch.ids or None,

@@ -13,6 +13,7 @@ from torch import nn
 from crossguard.core.batch import Batch
 from crossguard.core.errors import RecipeError, RunError
 from crossguard.core.model import borrowed, forward
+from crossguard.core.task import hits
 from crossguard.defences.adversarial import Adversarial
 from crossguard.defences.objective import Context, Losses
 
@@ -68,7 +69,7 @@ class Fast(Adversarial):
     def careful(self) -> Adversarial:
         """The same training on PGD of `probe_steps` steps."""
         own: dict[str, Any] = {name: getattr(self, name) for name in Adversarial.__dataclass_fields__}
-        own |= {"steps": self.probe_steps, "step_size": 2.5 / self.probe_steps}
+        own |= {"attack": "pgd", "steps": self.probe_steps, "step_size": 2.5 / self.probe_steps}
         return Adversarial(**own)
 
     def probe(self, model: nn.Module, batch: Batch, context: Context) -> dict[str, torch.Tensor]:
@@ -107,4 +108,4 @@ class Fast(Adversarial):
         with borrowed(model, device=context.device) as net, torch.no_grad():
             margin = context.task.margin(forward(net, batch.inputs, batch.mask).logits, batch.targets)
         context.work.forwards += len(batch)
-        return int((margin > 0).sum())
+        return int(hits(margin, batch.targets).sum())

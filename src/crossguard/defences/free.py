@@ -61,7 +61,7 @@ class Free(Supervised):
 
     def point(self, batch: Batch, context: Context) -> dict[str, Tensor]:
         """The batch's attacked inputs, each moved by what is added now, as its budget and mask allow."""
-        threat = self._threat(context)
+        threat = self._threat(context, batch)
         balls = threat.balls(batch.inputs, batch.mask)
         moved: dict[str, Tensor] = {}
         for name, ball in balls.items():
@@ -70,15 +70,18 @@ class Free(Supervised):
             if delta is not None and delta.shape[1:] == y.shape[1:]:  # clips of other lengths start anew
                 rows = min(len(y), len(delta))
                 y[:rows] += delta[:rows].to(y)
-            moved[name] = ball.repair(y).detach()
-        return threat.couple(moved, balls)
+            moved[name] = y
+        return {name: x.detach() for name, x in threat.repair(moved, balls).items()}
 
     def after_backward(self, model: nn.Module, context: Context) -> None:
         """Move what is added along the gradient that the backward pass left on the inputs."""
-        batch, threat = self.kept["batch"].to(context.device), self._threat(context)
+        batch = self.kept["batch"].to(context.device)
+        threat = self._threat(context, batch)
         balls = threat.balls(batch.inputs, batch.mask)
         gradient = {n: torch.zeros_like(x) if x.grad is None else x.grad for n, x in self.shown.items()}
-        moved = {n: balls[n].ascend(x.detach(), gradient[n], self.step_size) for n, x in self.shown.items()}
+        point = {n: x.detach() for n, x in self.shown.items()}
+        gradient = threat.led(point, balls, gradient)
+        moved = {n: balls[n].ascend(x, gradient[n], self.step_size) for n, x in point.items()}
         after = threat.couple(moved, balls, gradient)
         self.kept["delta"] = {**self.kept.get("delta", {}), **{n: x - balls[n].x for n, x in after.items()}}
 
@@ -100,6 +103,6 @@ class Free(Supervised):
             said = {n: tuple(held[n]) for n in ("ids", "groups")}
             self.kept["batch"] = Batch(held["inputs"], held["targets"], held["mask"], **said)
 
-    def _threat(self, context: Context) -> Any:
+    def _threat(self, context: Context, batch: Batch) -> Any:
         assert context.threat is not None, "check() saw a threat model"
-        return context.threat.only(*self.kept["names"])
+        return context.threat.settled(batch.inputs).only(*self.kept["names"])

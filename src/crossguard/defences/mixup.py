@@ -105,7 +105,10 @@ class Mixup(Supervised):
         fused = sum(mixture.share.values()) / len(mixture.share)
         own = self.weighed(mixture, fused, second=False).judge(output, first, context, attacked)
         other = self.weighed(mixture, fused, second=True).judge(output, second, context, attacked)
-        parts = {n: fused * value + (1 - fused) * other.parts[n] for n, value in own.parts.items()}
+        # A head whose share is all or nothing is judged by one side alone; the other has no part for it.
+        by_head = {f"auxiliary/{n}": s for n, s in mixture.share.items()}
+        shares = {n: by_head.get(n, fused) for n in (*own.parts, *other.parts)}
+        parts = {n: s * own.parts.get(n, 0.0) + (1 - s) * other.parts.get(n, 0.0) for n, s in shares.items()}
         return replace(own, total=fused * own.total + (1 - fused) * other.total, parts=parts)
 
     def mixture(self, batch: Batch, context: Context) -> Mixture:

@@ -43,11 +43,11 @@ class Noise(Supervised):
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
         """See `Objective.step`; `parts` also holds "clean" where `clean_weight` > 0."""
         batch = self.dropped(model, batch, context)
-        threat = Adversarial(attacked=self.attacked).chosen(context).scaled(self.scale)
+        threat = Adversarial(attacked=self.attacked).chosen(context, batch.inputs).scaled(self.scale)
         balls = threat.balls(batch.inputs, batch.mask)
         keys = combine(sample_keys(batch.ids or None, batch.inputs), context.draw(6))
-        drawn = {n: ball.repair(ball.uniform(combine(keys, text_key(n)))) for n, ball in balls.items()}
-        noisy = batch.with_inputs({**batch.inputs, **threat.couple(drawn, balls)})
+        drawn = {n: ball.uniform(combine(keys, text_key(n))) for n, ball in balls.items()}
+        noisy = batch.with_inputs({**batch.inputs, **threat.repair(drawn, balls)})
         losses = self.supervise(model, noisy, context)
         if not self.clean_weight:
             return losses

@@ -63,6 +63,11 @@ class Trades(Adversarial):
             )
         if self.clean_weight:
             raise RecipeError("clean_weight has no meaning in trades, whose loss is that of clean samples; set beta")
+        if self.climb == "divergence" and self.inner == "total":
+            raise RecipeError(
+                "inner: total has no meaning with climb: divergence, which is of the fused answers alone; take inner: "
+                "fused, or climb: loss"
+            )
         if self.climb == "divergence" and (self.attack == "fgsm" or not _takes_objective(self.attack)):
             raise RecipeError(
                 f"the attack {self.attack!r} cannot climb the divergence, "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossguard.attacks import fgsm, fmn
 from crossguard.attacks.viewed import viewed
 from crossguard.core import Batch, Task, borrowed, forward, settle_task
+from crossguard.core.batch import flat
 from crossguard.core.estimate import Estimate
 from crossguard.core.model import attack_view
 from crossguard.diagnostics.classes import members
@@ -134,7 +135,7 @@ def _slope(net: nn.Module, batch: Batch, threat: ThreatModel, task: Task) -> Ten
     balls = threat.balls(batch.inputs, batch.mask)
     total = torch.zeros(len(batch), dtype=logits.dtype, device=logits.device)
     for name, g in zip(attacked, gradients, strict=True):
-        total = total + (g * balls[name].steepest(g)).flatten(1).sum(dim=1)
+        total = total + flat(g * balls[name].steepest(g)).sum(dim=1)
     return total
 
 

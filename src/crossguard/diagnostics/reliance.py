@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.core import InputError, Inputs, Mask, Task, borrowed, expand_mask, forward, takes_mask
-from crossguard.core.batch import check_named, check_tensors
-from crossguard.core.task import infer_task
+from crossguard.core.batch import check_named, check_tensors, flat
+from crossguard.core.task import hits, infer_task
 
 Fill: TypeAlias = Literal["mean", "zeros"]
 
@@ -37,8 +37,8 @@ def without(
 
 def _means(x: Tensor, mask: Tensor | None) -> Tensor:
     real = torch.ones_like(x, dtype=torch.bool) if mask is None else expand_mask(mask, x).expand_as(x)
-    total = (x * real).flatten(1).sum(dim=1)
-    mean = total / real.flatten(1).sum(dim=1).clamp_min(1)
+    total = flat(x * real).sum(dim=1)
+    mean = total / flat(real).sum(dim=1).clamp_min(1)
     return mean.view(-1, *(1,) * (x.dim() - 1)).expand_as(x).clone()
 
 
@@ -94,7 +94,7 @@ def shapley(
                     seen, masks = without(net, seen, name, masks, fill=fill)
                 logits = forward(net, seen, masks).logits
                 margin = (task or infer_task(targets, logits)).margin(logits, targets)
-                worth[frozenset(kept)] = (margin > 0).to(margin.dtype) if value == "right" else margin
+                worth[frozenset(kept)] = hits(margin, targets).to(margin.dtype) if value == "right" else margin
     shares: dict[str, Tensor] = {}
     for name in names:
         total = torch.zeros_like(worth[frozenset()])

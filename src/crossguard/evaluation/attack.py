@@ -17,7 +17,7 @@ from crossguard.attacks.stages import Stage, Worst, run_stage
 from crossguard.core import Batch, Inputs, Task, forward, take
 from crossguard.diagnostics import Failure
 from crossguard.evaluation.protocol import Protocol
-from crossguard.evaluation.remedies import chosen, relieve
+from crossguard.evaluation.remedies import relieve
 from crossguard.evaluation.work import Work
 from crossguard.threat import ThreatModel
 from crossguard.threat.budget import spread
@@ -31,8 +31,8 @@ TOGETHER = "singles together"
 @dataclass(frozen=True)
 class Case:
     """One batch under one threat model. `blind`: modalities that matter but yield no gradient, so that only random
-    search is left; `ignored`: modalities that the model does not look at; `failures`: where attacks fail, and what
-    helps; `view`: what the model offers to attackers in place of itself."""
+    search is left; `ignored`: modalities that the model does not look at in this batch; `failures`: where attacks fail,
+    and what helps; `view`: what the model offers to attackers in place of itself."""
 
     model: nn.Module
     batch: Batch
@@ -67,12 +67,13 @@ class Case:
     def hands(self) -> list[str]:
         """What may have broken a sample, by name."""
         stages = [stage.name for stage in (*self.protocol.stages, self.protocol.curve)]
-        return list(dict.fromkeys(["clean", "noise", TOGETHER, *stages, *chosen(self, "joint")]))
+        remedies = [name for failure in self.failures for name in failure.remedies]
+        return list(dict.fromkeys(["clean", "noise", TOGETHER, *stages, *remedies]))
 
     def threats(self) -> dict[str, ThreatModel]:
         """Condition -> threat model, for the conditions that are searched."""
-        singles = {f"only:{m}": self.threat.only(m) for m in self.threat.names}
-        return {**singles, "joint": self.threat}
+        threat = self.threat.settled(self.batch.inputs)
+        return {**{f"only:{m}": threat.only(m) for m in threat.names}, "joint": threat}
 
     def alone(self, threat: ThreatModel) -> bool:
         """Whether at most one modality that matters may be touched at once."""

@@ -14,7 +14,7 @@ from crossguard.core.model import takes_need
 from crossguard.evaluation.attack import Case
 from crossguard.evaluation.store import Arrays
 from crossguard.models.attention import Watch, watching
-from crossguard.models.maps import drift, entropy, received
+from crossguard.models.maps import drift, entropy, received, there
 
 # Maps are large: so many samples at a time.
 _ROWS = 16
@@ -25,7 +25,8 @@ def attend(case: Case, arrays: Arrays, condition: str, inputs: Inputs, shown: Se
 
     By layer i (N, heads): `attention/entropy/C/i` in shares of the uniform one's, and where C is an attack
     `attention/drift/C/i`, the KL in nats from the clean maps; of the rows `shown`, what each key of layer i is given,
-    `clip/ROW/attention/C/i`. A sample that a model sees as several rows of maps has their mean.
+    `clip/ROW/attention/C/i`. A sample that a model sees as several rows of maps has the mean of those that have a real
+    query; NaN where none has, as that of an absent modality.
     """
     if not takes_need(case.model) or not _maps(case, case.batch.take([0])):
         return
@@ -40,9 +41,10 @@ def attend(case: Case, arrays: Arrays, condition: str, inputs: Inputs, shown: Se
             before = _maps(case, clean) if attacked else ()
             case.work.add(condition, (1 + bool(before)) * len(rows))
             for i, a in enumerate(maps):
-                found.setdefault(f"attention/entropy/{condition}/{i}", []).append(_by_sample(entropy(a), len(rows)))
+                spread = _by_sample(_known(entropy(a), a), len(rows))
+                found.setdefault(f"attention/entropy/{condition}/{i}", []).append(spread)
                 if before:
-                    moved = _by_sample(drift(before[i], a), len(rows))
+                    moved = _by_sample(_known(drift(before[i], a), before[i]), len(rows))
                     found.setdefault(f"attention/drift/{condition}/{i}", []).append(moved)
                 given = _by_sample(received(a), len(rows))
                 for row in set(shown) & set(rows):
@@ -57,9 +59,14 @@ def _maps(case: Case, batch: Batch) -> tuple[Tensor, ...]:
     return tuple(watch.kept) if watch is not None and watch.kept else output.attention or ()
 
 
+def _known(values: Tensor, a: Tensor) -> Tensor:
+    """(rows, heads) values of maps, NaN where no query is real."""
+    return values.masked_fill(~there(a), torch.nan)
+
+
 def _by_sample(values: Tensor, samples: int) -> Tensor:
-    """(N, …) of values by row of maps."""
-    return values.unflatten(0, (samples, -1)).mean(dim=1)
+    """(N, …) of values by row of maps, NaN left out."""
+    return values.unflatten(0, (samples, -1)).nanmean(dim=1)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

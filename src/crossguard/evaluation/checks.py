@@ -16,6 +16,7 @@ import torch
 from crossguard.attacks import fgsm
 from crossguard.attacks.stages import climb
 from crossguard.core import expand_mask, forward, present
+from crossguard.core.batch import flat
 from crossguard.core.random import combine, sample_keys, text_key
 from crossguard.diagnostics import Failure, failures
 from crossguard.evaluation.attack import Case, strike
@@ -41,7 +42,10 @@ class Probe:
     samples: int
 
     def merged(self, other: Probe) -> Probe:
-        """What two batches say together: a gradient that reaches some sample reaches the modality."""
+        """What two batches say together: a gradient that reaches some sample reaches the modality, and none is due in a
+        batch in which the model does not look at it."""
+        if self.used != other.used:
+            return self if self.used else other
         return Probe(
             self.gradient or other.gradient,
             self.used or other.used,
@@ -66,12 +70,24 @@ def probe(case: Case) -> dict[str, Probe]:
         if g is not None and m in batch.mask:
             # What is masked out is never attacked: neither its gradient nor its NaN says anything.
             g = torch.where(expand_mask(batch.mask[m], g), g, 0.0)
-        broken = 0 if g is None else int((~torch.isfinite(g)).flatten(1).any(dim=1).sum())
-        zero = real if g is None else real & (g == 0).flatten(1).all(dim=1)
+        broken = 0 if g is None else int(flat(~torch.isfinite(g)).any(dim=1).sum())
+        zero = real if g is None else real & flat(g == 0).all(dim=1)
         dead = g is None or bool(zero[real].all())
         used = not dead or _matters(case, m, logits.detach())
         found[m] = Probe(not dead, used, int(zero.sum()), broken, int(real.sum()))
     return found
+
+
+def probe_ignored(case: Case) -> dict[str, Probe]:
+    """Probes of what the first batches ignored on another one: what a model looks at may depend on the sample."""
+    names = [m for m in case.threat.names if m in case.ignored]
+    return probe(replace(case, threat=case.threat.only(*names))) if names else {}
+
+
+def probes_of(part: Arrays) -> dict[str, Probe]:
+    """The probes that were kept with a batch; parts of earlier versions hold none."""
+    kept = {key.removeprefix("probe/"): x.tolist() for key, x in part.items() if key.startswith("probe/")}
+    return {m: Probe(bool(gradient), bool(used), *counts) for m, (gradient, used, *counts) in kept.items()}
 
 
 def suspect(case: Case) -> tuple[Failure, ...]:
@@ -142,6 +158,9 @@ def attack_again(case: Case, rows: Sequence[int], broken: Mapping[str, Any]) -> 
                 worst = strike(of, "checks", threat, left, None, stages=turns, seed=case.seed + _HIGH_SEED)
                 fell[survived] = (worst.margin <= 0).cpu().numpy()
             found[f"{condition}/{what}"] = fell
+    singles = [found[k] for k in found if k.startswith("only:") and k.endswith("/fooled")]
+    if "joint/scale_1" in found and singles:
+        found["joint/weaker"] = np.any(singles, axis=0) & ~found["joint/scale_1"]
     return found | case.work.arrays()
 
 
@@ -154,7 +173,8 @@ def _plain(case: Case) -> Case:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the verdicts rest on; arrays are over samples, `again` over those that were attacked again."""
+    """All that the verdicts rest on; arrays are over samples, `again` over those that were attacked again, by
+    condition in the batches in which it can be."""
 
     probes: Mapping[str, Probe]
     again: Arrays
@@ -193,10 +213,8 @@ def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[
     for condition in (*(f"only:{m}" for m in threat.names), "joint"):
         if f"{condition}/fooled" in evidence.again:
             _compare(evidence.again, condition, judge)
-    single = np.zeros(0, dtype=bool)
-    if "joint/scale_1" in evidence.again:
-        fooled = [evidence.again[k] for k in evidence.again if k.startswith("only:") and k.endswith("/fooled")]
-        single = np.any(fooled, axis=0) & ~evidence.again["joint/scale_1"] if fooled else single
+    # In batches where one modality alone matters, nothing is attacked jointly.
+    single = evidence.again.get("joint/weaker", np.zeros(0, dtype=bool))
     judge(
         "joint_search", "joint_weaker_than_single", None, float(single.sum()) <= tolerance(single.size),
         f"attacking all modalities at once from scratch failed on {int(single.sum())} of {single.size} samples that "

@@ -42,15 +42,26 @@ def _groups(record: Record, rows: Array) -> Array | None:
     return None if record.groups is None else record.groups[rows]
 
 
-# What a protocol may differ in without one model being attacked harder than the other.
+# What a protocol may differ in without one model being attacked harder than the other. Its name stands for stages.
 _HARMLESS = {"name", "samples", "clips", "check_samples", "max_scale"}
 
 
-def attacks_of(record: Record) -> dict[str, Any]:
-    """What decides how strong a record's attacks were besides its budgets: its protocol, and where models are cut."""
-    found = {k: v for k, v in (record.meta.get("protocol") or {}).items() if k not in _HARMLESS}
-    level = record.meta["model"].get("level")
-    return found | ({"level": level} if level else {})
+def unlike_attacks(a: Record, b: Record) -> dict[str, tuple[Any, Any]]:
+    """What decides how strong attacks are besides budgets, and differs between two records: of their protocols, the
+    stages that came of those, and where models are cut."""
+    one, two = _attacks_of(a), _attacks_of(b)
+    # Records of earlier versions do not say their stages.
+    known = {k: None for k in (*one, *two) if k != "stages" or (k in one and k in two)}
+    return {k: (one.get(k), two.get(k)) for k in known if one.get(k) != two.get(k)}
+
+
+def _attacks_of(record: Record) -> dict[str, Any]:
+    protocol = record.meta.get("protocol") or {}
+    found = {k: v for k, v in protocol.items() if k not in _HARMLESS}
+    # On how many samples failures are looked for does not matter; where on none, no remedy has its turn.
+    found["check_samples"] = bool(protocol.get("check_samples", True))
+    stages, level = record.meta.get("stages"), record.meta["model"].get("level")
+    return found | ({} if stages is None else {"stages": stages}) | ({"level": level} if level else {})
 
 
 def same_budgets(a: Record, b: Record) -> bool:
@@ -71,9 +82,8 @@ def check_attacks(a: Record, b: Record) -> None:
             f"the records {a.name!r} and {b.name!r} were attacked within other budgets ({a.meta['threat']} and "
             f"{b.meta['threat']}): evaluate both under one threat model"
         )
-    one, two = attacks_of(a), attacks_of(b)
-    if one != two:
-        other = {k: (one.get(k), two.get(k)) for k in {**one, **two} if one.get(k) != two.get(k)}
+    other = unlike_attacks(a, b)
+    if other:
         raise InputError(
             f"the records {a.name!r} and {b.name!r} were attacked by other protocols or at other levels ({other}): the "
             f"weaker attack would flatter its model; evaluate both in one way"

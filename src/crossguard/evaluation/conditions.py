@@ -11,6 +11,7 @@ from torch import Tensor
 from crossguard.attacks import noise
 from crossguard.attacks.objective import RANKED
 from crossguard.core import Inputs, MultiLabel, forward
+from crossguard.core.batch import flat
 from crossguard.core.ranking import Ranking, rankable
 from crossguard.diagnostics import contribution, without
 from crossguard.evaluation.attack import Case, Track, climb, rank
@@ -112,7 +113,7 @@ def _agree(arrays: Arrays, condition: str, track: Track) -> None:
 def _attribute(case: Case, arrays: Arrays, condition: str, track: Track) -> None:
     """Who broke each sample up to scale 1 ("": nobody), which modalities it touched, and what the search cost."""
     broken = (track.broken <= 1).cpu().numpy()
-    changed = {m: (x != case.batch.inputs[m]).flatten(1).any(dim=1).tolist() for m, x in track.point.items()}
+    changed = {m: flat(x != case.batch.inputs[m]).any(dim=1).tolist() for m, x in track.point.items()}
     touched = ["+".join(m for m in changed if changed[m][i]) for i in range(len(broken))]
     arrays[f"broken_by/{condition}"] = np.where(broken, np.array(case.hands)[track.by.cpu().numpy()], "")
     arrays[f"broken_with/{condition}"] = np.where(broken, np.array(touched, dtype=np.str_), "")

@@ -32,7 +32,7 @@ from crossguard.evaluation import conditions, earlier
 from crossguard.evaluation.attack import Case
 from crossguard.evaluation.checks import Evidence, suspect, verdicts
 from crossguard.evaluation.opening import look
-from crossguard.evaluation.passes import Progress, Run, join, label_of
+from crossguard.evaluation.passes import Progress, Run, join, join_measured, label_of
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.record import FORMAT, Record
 from crossguard.evaluation.store import Arrays, Store, model_hash
@@ -104,8 +104,8 @@ def evaluate(
         ranked_by = conditions.settle(arrays)
         arrays |= {f"broken_at/{c}": np.concatenate([b[c] for b in broken]) for c in opening.case.threats()}
         evidence = Evidence(
-            probes=opening.probes,
-            again=join(again),
+            probes=run.probes(),
+            again=join_measured(again),
             samples=arrays,
             noise_won=arrays["noise_won"],
             attackable=arrays["attackable"],

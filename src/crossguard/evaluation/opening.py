@@ -15,7 +15,7 @@ from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.stream import Stream
 from crossguard.threat import ThreatModel
 
-# After so many batches without a single gradient a modality counts as blind or ignored.
+# After so many batches without a single gradient a modality counts as blind, or as ignored until a batch looks at it.
 _PROBED = 4
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ import torch
 from crossguard.core import Batch, RunError
 from crossguard.evaluation import conditions
 from crossguard.evaluation.attack import Case
-from crossguard.evaluation.checks import attack_again, attackable
+from crossguard.evaluation.checks import Probe, attack_again, attackable, probe_ignored, probes_of
 from crossguard.evaluation.opening import Opening
 from crossguard.evaluation.store import Arrays, Store
 from crossguard.evaluation.stream import Stream
 from crossguard.evaluation.work import Work
+from crossguard.threat import ThreatModel
+from crossguard.threat.constraints import Codes, Constraint, JointWeights
+from crossguard.threat.l0 import L0
 
 Progress = Callable[[str, int, int | None], object]
 
-# Without a budget for every modality the curve may never come down; it is followed this far.
+# Without a budget for every modality, or with constraints that do not grow, the curve may never come down; it is
+# followed this far.
 _PLATEAU = 16.0
 
 
@@ -29,12 +34,27 @@ class Run:
 
     def __init__(self, opening: Opening, stream: Stream, store: Store, progress: Progress | None) -> None:
         self.case, self.stream, self.store, self.progress = opening.case, stream, store, progress
+        self.first = opening.probes
+        # By batch, of the modalities that the first batches gave up: whether it looks at them after all.
+        self.probed: list[dict[str, Probe]] = []
         self.parts: list[Arrays] = []
         self.outside = 0
         self.batches = stream.batches
 
-    def _on(self, batch: Batch) -> Case:
-        return replace(self.case, batch=batch, work=Work())
+    def _on(self, number: int, batch: Batch) -> Case:
+        used = {m: p for m, p in self.probed[number].items() if p.used}
+        blind = self.case.blind | {m for m, p in used.items() if not p.gradient}
+        return replace(self.case, batch=batch, work=Work(), blind=blind, ignored=self.case.ignored - set(used))
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """The modalities that no batch looks at."""
+        return self.case.ignored - {m for probes in self.probed for m, p in probes.items() if p.used}
+
+    def probes(self) -> dict[str, Probe]:
+        """How gradients reach each modality; those that the first batches gave up, in the batches that look at them."""
+        again = {m: [p[m] for p in self.probed if m in p and p[m].used] for m in self.case.ignored}
+        return self.first | {m: reduce(Probe.merged, found) for m, found in again.items() if found}
 
     def _done(self, stage: str, number: int) -> None:
         if self.progress is not None:
@@ -53,12 +73,14 @@ class Run:
             key = f"base-{number:05d}"
             part = self.store.get(key, batch.ids, self.stream.content[number])
             label = label_of(batch.targets.cpu().numpy())
+            self.probed.append(probe_ignored(replace(self.case, batch=batch)) if part is None else probes_of(part))
             if part is None:
-                case = self._on(batch)
+                case = self._on(number, batch)
                 rows = _choose(label, shown, self.case.protocol.clips - clips)
                 part, state = conditions.measure(case, rows)
                 part["attackable"] = attackable(case)
                 part["clip/rows"] = np.array(rows, dtype=np.int64)
+                part |= {f"probe/{m}": np.array(astuple(p)) for m, p in self.probed[number].items()}
                 self.store.put(key, part, state, self.stream.content[number])
             clips += len(part["clip/rows"])
             shown |= {int(label[i]) for i in part["clip/rows"]}
@@ -70,12 +92,13 @@ class Run:
 
     def whole(self, arrays: Arrays) -> bool:
         """Whether the joint attack may touch everything that the model looks at, so that it must win in the end."""
-        threat = self.case.threat
-        looked = set(threat.names) - self.case.ignored
+        threat, ignored = self.case.threat, self.ignored
+        looked = set(threat.names) - ignored
         # Of a modality whose values it ignores a model may still look at the mask, which no attack moves.
-        outside = [m for m in self.stream.modalities or {} if m not in threat.names or m in self.case.ignored]
+        outside = [m for m in self.stream.modalities or {} if m not in threat.names or m in ignored]
         unused = all(np.array_equal(arrays[f"margin/missing:{m}"], arrays["margin/clean"]) for m in outside)
-        return unused and bool(looked) and (threat.at_most is None or threat.at_most >= len(looked))
+        free = not _held(threat.only(*looked)) and (threat.at_most is None or threat.at_most >= len(looked))
+        return unused and bool(looked) and free
 
     def extend(self, base: list[Arrays]) -> tuple[list[dict[str, Any]], list[float]]:
         """Double the scale until the joint attack leaves at most 1 %, the bounds leave no more room, or the end."""
@@ -90,7 +113,7 @@ class Run:
                 key = f"scale-{scale:g}-{number:05d}"
                 part = self.store.get(key, batch.ids, self.stream.content[number])
                 if part is None:
-                    case, last = self._on(batch), f"{before}-{number:05d}"
+                    case, last = self._on(number, batch), f"{before}-{number:05d}"
                     known = {f"broken_at/{c}": b for c, b in broken[number].items()}
                     part, state = conditions.extend(case, known, self.store.state(last), scale)
                     self.store.put(key, part, state, self.stream.content[number])
@@ -133,7 +156,7 @@ class Run:
                 key = f"check-{number:05d}"
                 part = self.store.get(key, batch.ids, self.stream.content[number])
                 if part is None:
-                    part = attack_again(self._on(batch), rows, broken[number])
+                    part = attack_again(self._on(number, batch), rows, broken[number])
                     self.store.put(key, part, {}, self.stream.content[number])
                 found.append(part)
                 self._keep(part)
@@ -152,13 +175,35 @@ class Run:
         }
 
 
+def _held(threat: ThreatModel) -> bool:
+    """Whether something holds the attacker back that does not grow with the budgets."""
+
+    def grows(constraint: Constraint) -> bool:
+        weights = constraint.weights if isinstance(constraint, JointWeights) else ()
+        return isinstance(constraint, Codes) or (bool(weights) and all(weights))
+
+    budgets = list(threat.budgets.values())
+    capped = any(isinstance(b, L0) and b.amplitude is not None for b in budgets)
+    return capped or threat.frames is not None or not all(grows(c) for b in budgets for c in b.constraints)
+
+
 def join(parts: list[Arrays]) -> Arrays:
     """Arrays by sample, over all batches; those of single clips stay in their parts."""
-    keys = [k for k in (parts[0] if parts else {}) if not k.startswith(("clip/", "work/", "content"))]
+    keys = _by_sample(parts[0]) if parts else []
     lacking = [k for k in keys if any(k not in part for part in parts)]
     if lacking:
         raise RunError(f"the batches differ in what was measured ({lacking[0]}): do all hold the same modalities?")
     return {k: np.concatenate([part[k] for part in parts]) for k in keys}
+
+
+def join_measured(parts: list[Arrays]) -> Arrays:
+    """The same, each array over those batches in which it was measured."""
+    keys = dict.fromkeys(k for part in parts for k in _by_sample(part))
+    return {k: np.concatenate([part[k] for part in parts if k in part]) for k in keys}
+
+
+def _by_sample(part: Arrays) -> list[str]:
+    return [k for k in part if not k.startswith(("clip/", "work/", "probe/", "content"))]
 
 
 def label_of(targets: Any) -> Any:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from crossguard.core import RunError
 from crossguard.core.files import read_json, read_npz, write_json, write_npz
+from crossguard.core.task import decided
 from crossguard.evaluation import metrics
 from crossguard.evaluation.metrics import Weighted
 from crossguard.evaluation.statistics import Estimate, difference, of_draws, of_means, share
@@ -149,12 +152,10 @@ class Record:
         return self._settled(self.samples[f"margin/{condition}"] > 0, False, True)
 
     def _settled(self, found: Array, never: Any, always: Any) -> Array:
-        """`found` (N,), but of samples without any label, which no answer hits, and of those with all, which each does:
-        there margins say what an attack climbs."""
+        """See `decided`."""
         if not self.multi_label:
             return found
-        truth = self.samples["targets"] > 0
-        return np.where(truth.all(axis=1), always, np.where(truth.any(axis=1), found, never))
+        return decided(torch.as_tensor(found), torch.as_tensor(self.samples["targets"]), never, always).numpy()
 
     def summary(self) -> dict[str, dict[str, Estimate]]:
         """Condition -> metric -> Estimate: "accuracy", or "gap", "hit@1", "map" and "perr" for several labels."""
@@ -166,13 +167,19 @@ class Record:
         return {c: {name: self.figure(c, name) for name in names} for c in self.conditions}
 
     def figure(self, condition: str, metric: str | None = None) -> Estimate:
-        """One of `summary`, and no other is computed; None: the `metric`."""
+        """One of `summary`, and no other is computed; None: the `metric`.
+
+        The interval of MAP is reflected: a class that few samples have is ranked too well where one of them is drawn
+        twice, so that draws lie above the value, and their quantiles above the truth.
+        """
         name, known = metric or self.metric, self._figures
         if (condition, name) not in known:
             if name in ("accuracy", "hit@1"):
                 known[condition, name] = share(self.right(condition), self.groups)
             else:
-                known[condition, name] = of_draws(self._draws(condition, name), len(self), self.groups)
+                known[condition, name] = of_draws(
+                    self._draws(condition, name), len(self), self.groups, limits=(0.0, 1.0), reflect=name == "map"
+                )
         return known[condition, name]
 
     @cached_property
@@ -259,7 +266,9 @@ class Record:
     def balance(self) -> dict[str, Estimate]:
         """gap = max_m A_m - min_m A_m and ratio = min/max over only:m; empty for fewer than two attacked modalities.
 
-        Read it beside `reliance`: a model that ignores a modality is balanced too.
+        A largest difference is hardly ever drawn as 0, even where all are alike: the gap's interval leaves 0 out, and
+        the ratio's 1, only as far as that of a difference A_i - A_j does. Read it beside `reliance`: a model that
+        ignores a modality is balanced too.
         """
         if len(self.attacked) < 2:
             return {}
@@ -273,7 +282,13 @@ class Record:
             return np.where(top > 0, means.min(axis=-1) / np.where(top > 0, top, 1.0), 1.0)
 
         singles = [[f"only:{m}"] for m in self.attacked]
-        return {"gap": self._of(singles, gap), "ratio": self._of(singles, ratio)}
+        whole, part = self._of(singles, gap), self._of(singles, ratio)
+        if whole.defined:
+            pairs = combinations(singles, 2)
+            apart = [self._of(two, lambda means: means[..., 0] - means[..., 1], -1.0) for two in pairs]
+            whole = replace(whole, low=max(0.0, *(max(e.low, -e.high) for e in apart)))
+            part = part if whole.low else replace(part, high=1.0)
+        return {"gap": whole, "ratio": part}
 
     def reliance(self) -> dict[str, Estimate]:
         """Modality -> what the model loses without it: clean minus missing, paired by sample."""

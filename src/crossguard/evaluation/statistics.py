@@ -92,6 +92,12 @@ def interval(drawn: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_known(values: Array, axis: int | None = None) -> Array:
+    """The mean of what is not NaN; NaN of nothing, without numpy's warning."""
+    count = np.sum(~np.isnan(values), axis=axis)
+    return np.where(count > 0, np.nansum(values, axis=axis) / np.maximum(count, 1), np.nan)
+
+
 def share(right: Array, groups: Groups = None, *, seed: int = 0) -> Estimate:
     """The share of (N,) samples that are right: Wilson, or the wider of it and the bootstrap where there are groups.
 
@@ -127,12 +133,17 @@ def of_means(
     if n == 0:
         return Estimate.undefined()
     value = float(function(table.mean(axis=-2)).mean())
-    low, high = interval(_drawn(table, function, groups, seed))
+    return _estimate(value, interval(_drawn(table, function, groups, seed)), n, limits)
+
+
+def _estimate(value: float, ends: tuple[float, float], n: int, limits: tuple[float, float]) -> Estimate:
+    """With ends that hold the value within its limits; where draws did not vary, those that n samples without a single
+    exception leave open."""
+    low, high = ends
     if high - low < 1e-12:
         slack = wilson(0, n)[1]
         low, high = value - slack, value + slack
-    low, high = min(max(low, limits[0]), value), max(min(high, limits[1]), value)
-    return Estimate(value, low, high, n)
+    return Estimate(value, min(max(low, limits[0]), value), max(min(high, limits[1]), value), n)
 
 
 def _drawn(table: Array, function: Callable[[Array], Array], groups: Groups, seed: int) -> Array:
@@ -165,14 +176,19 @@ def of_draws(
     *,
     seed: int = 0,
     limits: tuple[float, float] = (-math.inf, math.inf),
+    reflect: bool = False,
 ) -> Estimate:
     """What is no mean over samples: `function` of how often each of n samples counts (None: once) gives (S,) values,
-    one a seed; their mean, with a bootstrap interval."""
+    one a seed; their mean, with a bootstrap interval as in `of_means`.
+
+    `reflect`: the quantiles q are turned about the value, to 2 value - q (the basic bootstrap of Davison and Hinkley,
+    1997), for what samples drawn twice shift to one side: as far as draws lie from the value, it lies from the truth.
+    """
     value = float(np.mean(function(None))) if n else math.nan
     if not math.isfinite(value):
         return Estimate.undefined()
     low, high = interval(redrawn(function, n, groups, seed=seed))
-    return Estimate(value, max(min(low, value), limits[0]), min(max(high, value), limits[1]), n)
+    return _estimate(value, (2 * value - high, 2 * value - low) if reflect else (low, high), n, limits)
 
 
 def redrawn(

@@ -122,7 +122,7 @@ class Stream:
                 raise InputError(f"modality {m!r} has {x.shape[0]} samples, the targets have {len(batch)}")
         check_finite(batch.inputs, batch.ids)
         check_mask(batch.mask, batch.inputs)
-        self.threat.check(batch.inputs)
+        self.threat.check(batch.inputs, batch.mask)
         if self.task is not None:
             self.task.check(batch.targets)
 

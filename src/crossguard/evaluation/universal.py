@@ -17,7 +17,7 @@ from crossguard.core import Batch, InputError, Modality, RunError, Task, borrowe
 from crossguard.core.estimate import Estimate
 from crossguard.core.files import read_json, write_json
 from crossguard.core.model import attack_view
-from crossguard.core.task import infer_task
+from crossguard.core.task import hits, infer_task
 from crossguard.evaluation.statistics import share
 from crossguard.evaluation.store import model_hash
 from crossguard.evaluation.stream import digest
@@ -125,7 +125,7 @@ def judged(
                 inputs = batch.inputs if perturbation is None else perturbation.apply(batch.inputs, batch.mask)
                 logits = forward(net, inputs, batch.mask).logits
                 margin = (task or infer_task(batch.targets, logits)).margin(logits, batch.targets)
-                right[name].append((margin > 0).cpu().numpy())
+                right[name].append(hits(margin, batch.targets).cpu().numpy())
     if not next(iter(right.values())):
         raise InputError("the loader yields no samples; check the data set and its split")
     return {name: share(np.concatenate(flags), groups or None) for name, flags in right.items()}

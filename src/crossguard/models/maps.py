@@ -48,6 +48,11 @@ def entropy(a: Tensor) -> Tensor:
     return _over_queries(rows, _real(a)) / most
 
 
+def there(a: Tensor) -> Tensor:
+    """(N, heads) bool: whether a sample has a real query, so that means over its queries are of something."""
+    return _real(a).any(dim=2)
+
+
 def received(a: Tensor) -> Tensor:
     """(N, keys): what each key is given, a mean over heads and real queries."""
     a = _full(a)
@@ -69,8 +74,8 @@ def displacement(clean: Tensor, attacked: Tensor) -> Tensor:
 
 def mean_over_samples(values: Tensor, a: Tensor) -> Tensor:
     """The mean of (N, heads) over heads and the samples of `a` that have a real query."""
-    there = _real(a).flatten(1).any(dim=1).to(values.dtype)
-    return (values.mean(dim=1) * there).sum() / there.sum().clamp_min(1)
+    real = there(a).any(dim=1).to(values.dtype)
+    return (values.mean(dim=1) * real).sum() / real.sum().clamp_min(1)
 
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ def load_splits(recipe: Recipe) -> Splits:
                 problems.add(f"{section}.{name}", f"the data have no such modality{suggestion(name, known)}")
     problems.stop(f"recipe {recipe.name}")
     for split in (splits.train, splits.validation, splits.test):  # a look: training and evaluation check every sample
-        recipe.threat.check(split.read(range(min(64, len(split)))).inputs)
+        some = split.read(range(min(64, len(split))))
+        recipe.threat.check(some.inputs, some.mask)
     return splits
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossguard.evaluation.statistics import mean_known
 from crossguard.report import text
 from crossguard.report.models import Model, attacked
 
@@ -28,7 +30,7 @@ def _panel(model: Model) -> dict[str, Any] | None:
         return None
     shown = ["clean", *(c for c in attacked([model]) if f"attention/drift/{c}/0" in samples)]
     entropies = [
-        (f"layer {i + 1}", [f"{samples[f'attention/entropy/{c}/{i}'].mean():.2f}" for c in shown])
+        (f"layer {i + 1}", [text.plain(float(mean_known(samples[f"attention/entropy/{c}/{i}"]))) for c in shown])
         for i in range(layers)
     ]
     return {
@@ -42,9 +44,12 @@ def _panel(model: Model) -> dict[str, Any] | None:
 
 def _drift(samples: dict[str, Array], condition: str, layers: int) -> list[tuple[str, list[tuple[str, float]]]]:
     """By layer, for each head its mean drift in words and as a share of the largest one."""
-    means = [samples[f"attention/drift/{condition}/{i}"].mean(axis=0) for i in range(layers)]
-    most = max(float(m.max()) for m in means) or 1.0
-    return [(f"layer {i + 1}", [(f"{v:.2g}", float(v) / most) for v in m]) for i, m in enumerate(means)]
+    means = [mean_known(samples[f"attention/drift/{condition}/{i}"], axis=0).tolist() for i in range(layers)]
+    most = max((v for m in means for v in m if math.isfinite(v)), default=0.0) or 1.0
+    return [
+        (f"layer {i + 1}", [(text.plain(v, ".2g"), v / most if math.isfinite(v) else 0.0) for v in m])
+        for i, m in enumerate(means)
+    ]
 
 
 def _clips(model: Model, shown: Sequence[str]) -> list[dict[str, Any]]:

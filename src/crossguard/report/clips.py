@@ -188,8 +188,8 @@ def _attacked(
             if condition in ("clean", "mask") or np.array_equal(adversarial, parts["clean"]):
                 continue
             change = arrange(adversarial, modality) - clean
-            share = float(np.abs(change).max(initial=0.0)) / max(extent, 1e-12)
-            widest[name] = max(widest.get(name, 0.0), share)
+            if extent > 0:  # a constant clip has nothing to measure a change by
+                widest[name] = max(widest.get(name, 0.0), float(np.abs(change).max(initial=0.0)) / extent)
             bits = 8 if kind(modality) == "video" else 16
             changes.setdefault(condition, {})[name] = pack(_shown(change, parts, modality)[0], bits, signed=True)
     return changes

@@ -8,6 +8,7 @@ from typing import Any
 from crossguard.evaluation.comparison import paired_difference, smallest_shown
 from crossguard.report import text
 from crossguard.report.models import Model, comparable, contest
+from crossguard.threat.aligned import AlignedFrames
 
 
 def standing(model: Model) -> float:
@@ -30,6 +31,8 @@ def headline(models: Sequence[Model]) -> dict[str, Any]:
     ]
     if len(attacked) < 2:
         labels.pop(1)
+    if not attacked:
+        labels.pop()
     tiles = [(label, hint, e) for c, label, hint in labels if (e := best.estimate(c)) is not None]
     return {
         "best": best,
@@ -87,6 +90,12 @@ def _passed(check: Any) -> bool | None:
     return bool(check["passed"]) if isinstance(check, dict) and "passed" in check else None
 
 
+def _moments(a: Model, b: Model) -> AlignedFrames | None:
+    """The moments at which `a` may be attacked, in the modalities that both may be."""
+    frames = a.threat.frames
+    return None if frames is None else frames.only(tuple(n for n in a.threat.names if n in b.threat.names))
+
+
 def differences(models: Sequence[Model]) -> list[str]:
     """Why figures of these records may not be comparable; a unimodal model may well lack a modality."""
     first = models[0]
@@ -97,9 +106,8 @@ def differences(models: Sequence[Model]) -> list[str]:
     fewer = [m.name for m in models if m not in contest(models)]
     for m in models[1:]:
         known = {n: b for other in models for n, b in other.threat.budgets.items() if other.index < m.index}
-        if any(n in known and known[n] != b for n, b in m.threat.budgets.items()) or m.threat.at_most != (
-            first.threat.at_most
-        ):
+        other = any(n in known and known[n] != b for n, b in m.threat.budgets.items())
+        if other or m.threat.at_most != first.threat.at_most or _moments(m, first) != _moments(first, m):
             budgets.append(m.name)
         if m.record.meta.get("protocol") != first.record.meta.get("protocol"):
             protocols.append(m.name)

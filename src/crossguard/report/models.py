@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from crossguard.core import Modality
-from crossguard.evaluation.comparison import attacks_of, same_budgets
+from crossguard.evaluation.comparison import same_budgets, unlike_attacks
 from crossguard.evaluation.conditions import in_order
 from crossguard.evaluation.record import Estimate, Record
 from crossguard.threat import ThreatModel
@@ -113,8 +113,7 @@ def scale_grid(models: Sequence[Model]) -> list[float]:
 def comparable(a: Model, b: Model) -> bool:
     """Whether two models were attacked in one way on the same samples, so that differences between them mean much."""
     same_samples = sorted(a.record.samples["ids"]) == sorted(b.record.samples["ids"])
-    same_attacks = attacks_of(a.record) == attacks_of(b.record)
-    return same_budgets(a.record, b.record) and same_attacks and same_samples
+    return same_budgets(a.record, b.record) and not unlike_attacks(a.record, b.record) and same_samples
 
 
 def contest(models: Sequence[Model]) -> list[Model]:

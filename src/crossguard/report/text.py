@@ -61,6 +61,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return NOTHING if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f}"
 
 
+def plain(number: float, form: str = ".2f") -> str:
+    """A number in this form; a dash where it is not known."""
+    return f"{number:{form}}" if math.isfinite(number) else NOTHING
+
+
 def count(number: float) -> str:
     """A whole number with thin spaces between thousands."""
     return f"{round(number):,}".replace(",", "\u202f")
@@ -88,7 +93,10 @@ def amount(value: float, unit: str, bounds: tuple[float, float] | None = None) -
     if unit in _METRES:
         if value >= 1:
             return f"{value:.3g} m"
-        return f"{100 * value:.1f} cm" if value >= 0.001 or value == 0 else f"{1000 * value:.2g} mm"
+        if 0 < value < 0.01:
+            return f"{1000 * value:.3g} mm"
+        # One digit behind the point at the least, three in all.
+        return max(f"{100 * value:.1f}", f"{100 * value:.3g}", key=len) + " cm"
     codes = 255 * value
     eighths = round(8 * codes) / 8
     if (unit in _INTENSITY or bounds == (0.0, 1.0)) and 0 < eighths <= 255 and abs(codes - eighths) < 1e-3:

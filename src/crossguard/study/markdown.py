@@ -119,7 +119,7 @@ def _attention(results: Results) -> str:
 
 
 def _layers(values: Sequence[float]) -> str:
-    return " / ".join(f"{v:.2f}" for v in values) or text.NOTHING
+    return " / ".join(map(text.plain, values)) or text.NOTHING
 
 
 def _prices(results: Results) -> str:

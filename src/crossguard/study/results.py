@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from crossguard.core.errors import InputError, RunError
 from crossguard.evaluation import Estimate, Record
 from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
 from crossguard.evaluation.conditions import in_order
+from crossguard.evaluation.statistics import mean_known
 from crossguard.evaluation.tolerance import unseen
 from crossguard.report.models import Model, reference_of
 from crossguard.study.plan import Run, Study
@@ -163,8 +166,8 @@ def _row(record: Repeated, reference: Repeated | None) -> Row:
     improvement = None
     alike = reference is not None and record.averaged == reference.averaged and not _unlike(record, reference)
     if reference is not None and reference is not record and alike:
-        one, other, _ = _shared(record, reference)
-        improvement = relative_improvement(one, other)
+        one, other, seeds = _shared(record, reference)
+        improvement = relative_improvement(one, other) if seeds else None
     return Row(
         name=record.name,
         seeds=record.seeds,
@@ -189,8 +192,8 @@ def _attention(runs: Sequence[Record]) -> dict[str, tuple[float, ...]]:
     for what, prefix in (("entropy", "attention/entropy/clean/"), ("drift", "attention/drift/joint/")):
         layers = sum(key.startswith(prefix) for key in runs[0].samples)
         if layers:
-            means = [[float(run.samples[f"{prefix}{i}"].mean()) for run in runs] for i in range(layers)]
-            found[what] = tuple(sum(mean) / len(runs) for mean in means)
+            means = [np.array([mean_known(run.samples[f"{prefix}{i}"]) for run in runs]) for i in range(layers)]
+            found[what] = tuple(float(mean_known(mean)) for mean in means)
     return found
 
 

@@ -57,7 +57,8 @@ def check_fit(
             if getattr(part, "coded", False) and _within(splits, threat):
                 continue
             for start in range(0, len(part), batch_size):
-                threat.check(part.read(range(start, min(start + batch_size, len(part)))).inputs)
+                batch = part.read(range(start, min(start + batch_size, len(part))))
+                threat.check(batch.inputs, batch.mask)
     one = splits.train.read([0]).to(device)
     with borrowed(model, device=device) as net, torch.no_grad():
         task.check_logits(forward(net, one.inputs, one.mask).logits, 1)
