@@ -202,22 +202,28 @@ class _Lists:
     def __init__(self, score: Array, right: Array, group: Array, groups: int) -> None:
         order = np.lexsort((-score.ravel(), group.ravel()))
         self.row = order // score.shape[1]
-        hit = right.ravel()[order].astype(bool)
+        hit = np.flatnonzero(right.ravel()[order])
         lists, ranked = group.ravel()[order], score.ravel()[order]
-        self.right, self.groups, self.group = hit.astype(np.float64), groups, lists[hit]
-        # Of each true entry: the last one as good as it, and the one before its list begins.
+        self.groups, self.group, self.hit = groups, lists[hit], self.row[hit]
+        # Of each true entry: the last one as good as it, and the one before its list begins; the same among true ones.
         last = np.flatnonzero(np.r_[(np.diff(lists) != 0) | (np.diff(ranked) != 0), True])
-        self.end = last[np.searchsorted(last, np.flatnonzero(hit))] + 1
+        self.end = last[np.searchsorted(last, hit)] + 1
         self.begin = np.searchsorted(lists, self.group)
-        self.hit = hit
+        self.true_end, self.true_begin = np.searchsorted(hit, self.end), np.searchsorted(hit, self.begin)
 
     def sums(self, weights: Array) -> Array:
         """(groups,) sums of precision over true entries."""
-        w = weights[self.row]
-        seen, found = np.r_[0.0, np.cumsum(w)], np.r_[0.0, np.cumsum(w * self.right)]
-        above, true = seen[self.end] - seen[self.begin], found[self.end] - found[self.begin]
+        seen, found, mine = _summed(weights[self.row]), _summed(weights[self.hit]), weights[self.hit]
+        above, true = seen[self.end] - seen[self.begin], found[self.true_end] - found[self.true_begin]
         precision = np.divide(true, above, out=np.zeros_like(true), where=above > 0)
-        return np.bincount(self.group, w[self.hit] * precision, self.groups)
+        return np.bincount(self.group, mine * precision, self.groups)
+
+
+def _summed(values: Array) -> Array:
+    """(n + 1,) the sums of the first 0, 1, … n values."""
+    sums = np.zeros(len(values) + 1)
+    np.cumsum(values, out=sums[1:])
+    return sums
 
 
 def _from_all(mine: Array, device: torch.device | None) -> list[Array]:

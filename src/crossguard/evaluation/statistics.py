@@ -77,6 +77,8 @@ def bootstrap_rows(n: int, groups: Groups = None, *, draws: int = 200, seed: int
     members = split_groups(groups, n)
     rng = np.random.default_rng(seed)
     found: list[Array] = []
+    if all(len(rows) == 1 for rows in members):
+        return [rng.integers(n, size=n) for _ in range(draws)]
     for _ in range(draws):
         chosen = [members[i] for i in rng.integers(len(members), size=len(members))]
         found.append(np.concatenate([rows[rng.integers(len(rows), size=len(rows))] for rows in chosen]))
