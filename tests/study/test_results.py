@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import html
 import itertools
 import json
 import re
@@ -325,6 +326,12 @@ def test_the_page_says_it_all_and_escapes(exported: tuple[Results, Path]) -> Non
     assert "<i>50" not in text
     for row in found.rows:
         assert f"{100 * row.conditions['joint']['accuracy'].value:.1f}" in text
+    kept = [row.conditions["joint"]["accuracy"].value for row in found.ranked]
+    assert kept == sorted(kept, reverse=True)
+    assert kept[0] > kept[-1]
+    places = [text.index(f'<th scope="row">{html.escape(row.name)}') for row in found.ranked]
+    assert places == sorted(places), "what keeps most stands first"
+    assert re.search(rf"keeps most: {100 * kept[0]:.1f} \(", text)
     assert "attack_not_converged (rgb), in 3 of 3 seeds" in text
     assert 'href="seed-0.html"' in text
     assert "<script" not in text

@@ -89,7 +89,7 @@ def _accuracies(results: Results) -> str:
             _share(row.average),
             "0" if row.name == results.reference else _points(row.relative_improvement),
         ]
-        for row in results.rows
+        for row in results.ranked
     ]
     return _table(["recipe", *map(text.short, _shown(results)), "Avg", "RI"], lines)
 

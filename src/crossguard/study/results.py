@@ -53,6 +53,12 @@ class Row:
     checked: int
     unseen: float | None
 
+    @property
+    def kept(self) -> Estimate | None:
+        """What is left with all attacked at once; None where that is not known."""
+        found = self.conditions.get("joint", {}).get(self.metric)
+        return found if found is not None and found.defined else None
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -88,6 +94,11 @@ class Results:
     def conditions(self) -> list[str]:
         """The conditions of any row, in the order of reading."""
         return in_order(c for row in self.rows for c in row.conditions)
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The rows, what keeps most with all attacked at once first."""
+        return sorted(self.rows, key=lambda row: -math.inf if row.kept is None else row.kept.value, reverse=True)
 
     def against(self, second: str) -> dict[str, dict[str, Difference]]:
         """First -> condition -> difference to `second`."""
