@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import crossguard as cg
+from crossguard.diagnostics import failures
 from crossguard.evaluation import Protocol, evaluate
 from crossguard.evaluation.checks import Evidence, verdicts
 from crossguard.threat import Budget
@@ -387,3 +388,5 @@ def test_no_attack_is_unbounded_whose_constraints_do_not_grow(budget: Budget, fr
     assert record.right("joint").all()
     assert record.scales[-1] == 16, "no further than where no end is foreseen"
     assert "unbounded" not in record.meta["checks"]
+    found = failures(Median(), batch.inputs, targets, cg.ThreatModel(x=budget, frames=frames), ids=batch.ids, steps=4)
+    assert "unbounded_attack_fails" not in {f.name for f in found}

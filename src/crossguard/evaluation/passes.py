@@ -18,9 +18,6 @@ from crossguard.evaluation.opening import Opening
 from crossguard.evaluation.store import Arrays, Store
 from crossguard.evaluation.stream import Stream
 from crossguard.evaluation.work import Work
-from crossguard.threat import ThreatModel
-from crossguard.threat.constraints import Codes, Constraint, JointWeights
-from crossguard.threat.l0 import L0
 
 Progress = Callable[[str, int, int | None], object]
 
@@ -97,7 +94,7 @@ class Run:
         # Of a modality whose values it ignores a model may still look at the mask, which no attack moves.
         outside = [m for m in self.stream.modalities or {} if m not in threat.names or m in ignored]
         unused = all(np.array_equal(arrays[f"margin/missing:{m}"], arrays["margin/clean"]) for m in outside)
-        free = not _held(threat.only(*looked)) and (threat.at_most is None or threat.at_most >= len(looked))
+        free = threat.only(*looked).grows and (threat.at_most is None or threat.at_most >= len(looked))
         return unused and bool(looked) and free
 
     def extend(self, base: list[Arrays]) -> tuple[list[dict[str, Any]], list[float]]:
@@ -173,18 +170,6 @@ class Run:
         return {
             c: {"forwards": int(f), "backwards": int(b), "seconds": round(s, 3)} for c, (f, b, s) in total.costs.items()
         }
-
-
-def _held(threat: ThreatModel) -> bool:
-    """Whether something holds the attacker back that does not grow with the budgets."""
-
-    def grows(constraint: Constraint) -> bool:
-        weights = constraint.weights if isinstance(constraint, JointWeights) else ()
-        return isinstance(constraint, Codes) or (bool(weights) and all(weights))
-
-    budgets = list(threat.budgets.values())
-    capped = any(isinstance(b, L0) and b.amplitude is not None for b in budgets)
-    return capped or threat.frames is not None or not all(grows(c) for b in budgets for c in b.constraints)
 
 
 def join(parts: list[Arrays]) -> Arrays:

@@ -75,6 +75,11 @@ class Budget(ABC):
         """Whether the budget allows any change."""
         return self.eps > 0
 
+    @property
+    def grows(self) -> bool:
+        """Whether, large enough, it allows all that the bounds do."""
+        return all(c.lets_grow for c in self.constraints)
+
     def scaled(self, scale: float) -> Self:
         """The same budget, `scale` times as large; constraints stay as they are."""
         return replace(self, eps=self.eps * scale)

@@ -91,6 +91,10 @@ class L0(Budget):
         """Whether the budget allows any change."""
         return self.eps >= 1
 
+    @property
+    def grows(self) -> bool:
+        return self.amplitude is None and super().grows
+
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) how many values may change, all at most."""
         return x.new_full((x.shape[0],), float(min(math.floor(self.eps), math.prod(x.shape[1:]))))

@@ -92,6 +92,11 @@ class ThreatModel:
             return self
         return ThreatModel(self.declared, at_most=self.at_most, frames=self.frames.settled(inputs))
 
+    @property
+    def grows(self) -> bool:
+        """Whether, large enough, it holds nobody back: whoever withstands it then is no wonder, but not attacked."""
+        return self.frames is None and all(budget.grows for budget in self.budgets.values())
+
     def scaled(self, scale: float) -> ThreatModel:
         """Every budget `scale` times as large."""
         budgets = {n: b.scaled(scale) for n, b in self.declared.items()}

@@ -200,7 +200,7 @@ def _together(study: Study, seen: tuple[str, ...], used: tuple[str, ...], unboun
         found += _course(part, None, gap, part.fooled(gap))
     # With something out of reach an attack without bounds need not succeed.
     reached = set(used) == set(study.inputs) and (study.threat.at_most is None or study.threat.at_most >= len(used))
-    if unbounded and reached and not study.random:
+    if unbounded and reached and part.threat.grows and not study.random:
         left = indicators.unbounded_attack_fails(part)
         found += _raised(part, "unbounded_attack_fails", None, left, torch.zeros_like(left))
     return found

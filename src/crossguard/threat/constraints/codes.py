@@ -35,6 +35,10 @@ class Codes(Constraint):
                 f"finite low < high"
             )
 
+    @property
+    def lets_grow(self) -> bool:
+        return True
+
     def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ThreatError for real values that no code is near: of another range or unit, say."""
         room, real = 1 / self._scale, real_values(x.detach(), mask)

@@ -33,6 +33,11 @@ class Constraint:
         if "kind" in cls.__dict__:
             CONSTRAINTS[cls.kind] = cls
 
+    @property
+    def lets_grow(self) -> bool:
+        """Whether a larger budget reaches further, until the bounds are all that holds."""
+        return False
+
     def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ThreatError unless the constraint fits the shape of modality `name`."""
 

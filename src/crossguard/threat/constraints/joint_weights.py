@@ -32,6 +32,10 @@ class JointWeights(Constraint):
         if self.axis >= 0:
             raise ThreatError(f"JointWeights: axis is {self.axis}, expected one counted from the end, such as -2")
 
+    @property
+    def lets_grow(self) -> bool:
+        return all(self.weights)
+
     def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         if -self.axis >= x.dim() or x.shape[self.axis] != len(self.weights):
             raise ThreatError(
