@@ -46,6 +46,9 @@ def test_a_study_with_a_recipe_that_fails(crossguard: Crossguard, recipes: Path,
     with (out / "study.csv").open(newline="") as file:
         assert {line["recipe"] for line in csv.DictReader(file)} == {"concat-standard"}
 
+    one = crossguard("study", recipes, "--seeds", "0", "--out", out, "--only", "concat-standard")
+    assert "1 of 2 runs, 1 of them finished" in one.stderr
+
     (recipes / "broken.yaml").unlink()
     again = crossguard("study", recipes, "--seeds", "0", "--out", out)
     assert again.exit_code == 0, again.stderr

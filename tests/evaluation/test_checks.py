@@ -341,7 +341,7 @@ def test_a_modality_that_only_later_batches_look_at_is_attacked_there(folder: bo
     assert ("no_gradient", "b") not in {(f.name, f.modality) for f in turned.flags}
     checks = record.meta["checks"]
     assert checks["gradient/b"] == {
-        "modality": "b", "passed": True, "zero": 0, "non_finite": 0, "samples": 24, "used": True
+        "modality": "b", "passed": True, "share": 0.0, "zero": 0, "non_finite": 0, "samples": 24, "used": True
     }  # fmt: skip
     assert checks["more_steps/only:b"]["samples"] < checks["more_steps/only:a"]["samples"], "where it is looked at"
     assert "unbounded_attack_fails" not in {f.name for f in record.flags}

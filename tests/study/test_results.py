@@ -102,24 +102,48 @@ def test_the_worst_check_of_any_fold_is_kept(tmp_path: Path, order: tuple[int, .
     one = cg.Record.load(make(tmp_path / "one"))
     said: list[dict[str, dict[str, object]]] = [
         {
-            "more_steps__joint": {"passed": False, "newly_fooled": 5, "withstood": 20, "samples": 40},
-            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 9, "samples": 40},
-            "iterative__joint": {"passed": True, "fooled": 30, "fooled_by_one_step": 20, "samples": 40},
-            "noise": {"passed": True, "won": 0, "samples": 100},
+            "more_steps__joint": {"passed": False, "share": 0.25, "newly_fooled": 5, "withstood": 20, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "share": 0, "newly_fooled": 0, "withstood": 9, "samples": 40},
+            "iterative__joint": {"passed": True, "share": -0.25, "fooled": 30, "fooled_by_one_step": 20, "samples": 40},
+            "noise": {"passed": True, "share": 0, "won": 0, "samples": 100},
         },
         {
-            "more_steps__joint": {"passed": False, "newly_fooled": 9, "withstood": 20, "samples": 40},
-            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 4, "samples": 40},
-            "iterative__joint": {"passed": True, "fooled": 21, "fooled_by_one_step": 20, "samples": 40},
-            "noise": {"passed": False, "won": 3, "samples": 100},
-            "larger_budget__joint": {"passed": False, "fooled": 30, "fooled_at_twice": 20, "samples": 40},
+            "more_steps__joint": {"passed": False, "share": 0.45, "newly_fooled": 9, "withstood": 20, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "share": 0, "newly_fooled": 0, "withstood": 4, "samples": 40},
+            "iterative__joint": {
+                "passed": True,
+                "share": -0.025,
+                "fooled": 21,
+                "fooled_by_one_step": 20,
+                "samples": 40,
+            },
+            "noise": {"passed": False, "share": 0.03, "won": 3, "samples": 100},
+            "larger_budget__joint": {
+                "passed": False,
+                "share": 0.25,
+                "fooled": 30,
+                "fooled_at_twice": 20,
+                "samples": 40,
+            },
         },
         {
-            "more_steps__joint": {"passed": True, "newly_fooled": 1, "withstood": 1, "samples": 40},
-            "more_steps__only:rgb": {"passed": True, "newly_fooled": 0, "withstood": 0, "samples": 40},
-            "iterative__joint": {"passed": True, "fooled": 35, "fooled_by_one_step": 20, "samples": 40},
-            "larger_budget__joint": {"passed": False, "fooled": 30, "fooled_at_twice": 27, "samples": 40},
-            "failure__silent_success__joint": {"passed": False, "affected": 2, "samples": 30},
+            "more_steps__joint": {"passed": True, "share": 1, "newly_fooled": 1, "withstood": 1, "samples": 40},
+            "more_steps__only:rgb": {"passed": True, "share": 0, "newly_fooled": 0, "withstood": 0, "samples": 40},
+            "iterative__joint": {
+                "passed": True,
+                "share": -0.375,
+                "fooled": 35,
+                "fooled_by_one_step": 20,
+                "samples": 40,
+            },
+            "larger_budget__joint": {
+                "passed": False,
+                "share": 0.075,
+                "fooled": 30,
+                "fooled_at_twice": 27,
+                "samples": 40,
+            },
+            "failure__silent_success__joint": {"passed": False, "share": 0.0666667, "affected": 2, "samples": 30},
         },
     ]
     found = pooled([with_checks(one, i, **said[i]) for i in order]).meta["checks"]

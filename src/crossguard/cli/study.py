@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,10 +66,12 @@ def study(
     for name in only or []:
         if name not in plan.names:
             raise InputError(f"--only {name}: no recipe has that name{suggestion(name, plan.names)}")
-    todo = Counter(run.finished for run in plan.runs)
-    say(f"{plan.title}: {len(plan.runs)} runs, {todo[True]} of them finished, into {plan.out}")
+    meant = [run for run in plan.runs if not only or run.recipe.name in only]
+    some = f" of {len(plan.runs)}" if only else ""
+    done = sum(run.finished for run in meant)
+    say(f"{plan.title}: {len(meant)}{some} runs, {done} of them finished, into {plan.out}")
     with Bars() as bars:
-        failures = run_study(plan, jobs=jobs, only=only or [], device=device, report=_Shown(bars, plan).report)
+        failures = run_study(plan, jobs=jobs, only=only or [], device=device, report=_Shown(bars, meant).report)
     if not any(run.finished for run in plan.runs) and failures:
         raise RunError("every run failed\n" + "\n".join(f"  {f.run.label}: {f.reason}" for f in failures))
     found = tabulate(plan)
@@ -90,7 +92,7 @@ def study(
     results.print(str(written), markup=False, soft_wrap=True)
     if failures:
         lines = "\n".join(f"  {f.run.label}: {f.reason}" for f in failures)
-        raise RunError(f"{len(failures)} of {len(plan.runs)} runs failed; the same command tries them again\n{lines}")
+        raise RunError(f"{len(failures)} of {len(meant)} runs failed; the same command tries them again\n{lines}")
 
 
 def _words(text: str) -> list[str]:
@@ -117,9 +119,9 @@ def _report(plan: Any) -> dict[str, str]:
 class _Shown:
     """Bars of the whole and of what runs now; where stderr is no terminal, a line as each run ends."""
 
-    def __init__(self, bars: Bars, plan: Any) -> None:
-        self.bars, self.total = bars, len(plan.runs)
-        self.ended = sum(run.finished for run in plan.runs)
+    def __init__(self, bars: Bars, runs: Sequence[Any]) -> None:
+        self.bars, self.total = bars, len(runs)
+        self.ended = sum(run.finished for run in runs)
         if self.ended < self.total:
             bars.show("study", self.ended, self.total, f"{self.ended} of {self.total} runs")
 

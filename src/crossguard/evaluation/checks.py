@@ -192,8 +192,11 @@ def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[
     flags: list[Flag] = []
     checks: dict[str, dict[str, Any]] = {}
 
-    def judge(name: str, flag: str, modality: str | None, passed: bool, detail: str, **figures: Any) -> None:
-        checks[name] = {"modality": modality, "passed": passed, **figures}
+    def judge(
+        name: str, flag: str, modality: str | None, passed: bool, detail: str, *, wrong: float, of: int, **figures: Any
+    ) -> None:
+        # The share is what the same check of several runs is ordered by.
+        checks[name] = {"modality": modality, "passed": passed, "share": wrong / max(of, 1), **figures}
         if not passed:
             flags.append(Flag(flag, modality, detail))
 
@@ -203,12 +206,13 @@ def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[
         judge(
             f"gradient/{m}", "no_gradient", m, fine,
             f"the model looks at {m}, but no gradient reaches it in {p.zero} of {p.samples} samples: an attack by "
-            f"gradients cannot see it, so its figures say little about robustness", **figures,
+            f"gradients cannot see it, so its figures say little about robustness", wrong=p.zero if p.used else 0,
+            of=p.samples, **figures,
         )  # fmt: skip
         judge(
             f"finite_gradient/{m}", "non_finite_gradient", m, p.broken == 0,
             f"the gradient of {m} is NaN or infinite in {p.broken} of {p.samples} samples: the attack goes astray "
-            f"there", **figures,
+            f"there", wrong=p.broken, of=p.samples, **figures,
         )  # fmt: skip
     for condition in (*(f"only:{m}" for m in threat.names), "joint"):
         if f"{condition}/fooled" in evidence.again:
@@ -219,19 +223,20 @@ def verdicts(evidence: Evidence, threat: ThreatModel) -> tuple[list[Flag], dict[
         "joint_search", "joint_weaker_than_single", None, float(single.sum()) <= tolerance(single.size),
         f"attacking all modalities at once from scratch failed on {int(single.sum())} of {single.size} samples that "
         f"one modality alone had fooled: the joint search is too weak, true joint robustness may be lower",
-        weaker=int(single.sum()), samples=int(single.size),
+        wrong=int(single.sum()), of=int(single.size), weaker=int(single.sum()), samples=int(single.size),
     )  # fmt: skip
     _whole_set(evidence, judge)
     for failure in evidence.failures:
         name, modality = failure.name, failure.modality
         said = [i for i, f in enumerate(flags) if (f.name, f.modality) == (name, modality)]
-        figures = {"affected": failure.affected, "samples": failure.samples, "remedies": failure.remedies}
-        if said:
-            flags[said[0]] = replace(flags[said[0]], detail=f"{flags[said[0]].detail}; {_remedied(failure)}")
-            checks[f"failure/{name}/{modality or 'joint'}"] = {"modality": modality, "passed": False, **figures}
-        else:
-            detail = f"{failure.detail}; {_remedied(failure)}"
-            judge(f"failure/{name}/{modality or 'joint'}", name, modality, False, detail, **figures)
+        detail = failure.detail
+        if said:  # by another check already: one flag says both
+            detail = flags.pop(said[0]).detail
+        judge(
+            f"failure/{name}/{modality or 'joint'}", name, modality, False, f"{detail}; {_remedied(failure)}",
+            wrong=failure.affected, of=failure.samples, affected=failure.affected, samples=failure.samples,
+            remedies=failure.remedies,
+        )  # fmt: skip
     return flags, checks
 
 
@@ -250,28 +255,30 @@ def _compare(again: Arrays, condition: str, judge: Any) -> None:
     judge(
         f"larger_budget/{condition}", "larger_budget_helps", modality, bool(two.sum() >= one.sum() - limit),
         f"twice the budget on {where} fooled {int(two.sum())} of {n} samples, the budget itself {int(one.sum())}: a "
-        f"larger budget cannot help an honest model, so the attack is misled", fooled=int(one.sum()),
-        fooled_at_twice=int(two.sum()), samples=n,
+        f"larger budget cannot help an honest model, so the attack is misled", wrong=int(one.sum() - two.sum()), of=n,
+        fooled=int(one.sum()), fooled_at_twice=int(two.sum()), samples=n,
     )  # fmt: skip
     if f"{condition}/single_step" in again:
         single = again[f"{condition}/single_step"]
         judge(
             f"iterative/{condition}", "iterative_not_better", modality, bool(one.sum() >= single.sum() - limit),
             f"a single step on {where} fooled {int(single.sum())} of {n} samples, many steps only {int(one.sum())}: "
-            f"gradients mislead the attack", fooled=int(one.sum()), fooled_by_one_step=int(single.sum()), samples=n,
+            f"gradients mislead the attack", wrong=int(single.sum() - one.sum()), of=n, fooled=int(one.sum()),
+            fooled_by_one_step=int(single.sum()), samples=n,
         )  # fmt: skip
     more, left = again[f"{condition}/more_steps"], int((~again[f"{condition}/fooled"]).sum())
     judge(
         f"more_steps/{condition}", "attack_not_converged", modality, bool(more.sum() <= tolerated(left)),
         f"{MORE} times the steps on {where} fooled {int(more.sum())} of {left} samples that had withstood: the attack "
-        f"had not finished, true robustness is lower", newly_fooled=int(more.sum()), withstood=left, samples=n,
+        f"had not finished, true robustness is lower", wrong=int(more.sum()), of=left, newly_fooled=int(more.sum()),
+        withstood=left, samples=n,
     )  # fmt: skip
     if f"{condition}/plain" in again:
         plain = again[f"{condition}/plain"]
         judge(
             f"attack_view/{condition}", "attack_view_weaker", modality, bool(plain.sum() <= tolerated(left)),
             f"the model itself, attacked on {where} without its attack view, lost {int(plain.sum())} of {left} samples "
-            f"that had withstood: the view hides something, true robustness is lower",
+            f"that had withstood: the view hides something, true robustness is lower", wrong=int(plain.sum()), of=left,
             newly_fooled=int(plain.sum()), withstood=left, samples=n,
         )  # fmt: skip
 
@@ -282,19 +289,20 @@ def _whole_set(evidence: Evidence, judge: Any) -> None:
     judge(
         "noise", "noise_beats_attack", None, won <= tolerance(n),
         f"random noise in the same budget fooled {won} of {n} samples that the joint attack could not: the attack is "
-        f"worse than chance there", won=won, samples=n,
+        f"worse than chance there", wrong=won, of=n, won=won, samples=n,
     )  # fmt: skip
     answers = {k.removeprefix("margin/"): v for k, v in evidence.samples.items() if k.startswith("margin/")}
     lost = {c: int(np.isneginf(margin).sum()) for c, margin in answers.items() if np.isneginf(margin).any()}
     judge(
         "finite_answers", "non_finite_answers", None, not lost,
         f"the model answers NaN to some of {n} samples ({', '.join(f'{c}: {count}' for c, count in lost.items())}): "
-        f"they count as wrong, and are ranked as the worst there are", samples=n, **lost,
+        f"they count as wrong, and are ranked as the worst there are", wrong=max(lost.values(), default=0), of=n,
+        samples=n, **lost,
     )  # fmt: skip
     judge(
         "budget", "outside_budget", None, evidence.outside == 0,
         f"{evidence.outside} successes of the attack lay outside its budget and were not counted",
-        outside=evidence.outside,
+        wrong=evidence.outside, of=n, outside=evidence.outside,
     )  # fmt: skip
     if evidence.unbounded and bool(evidence.attackable.any()):
         left = int(np.isinf(evidence.samples["broken_at/joint"][evidence.attackable]).sum())
@@ -303,5 +311,5 @@ def _whole_set(evidence: Evidence, judge: Any) -> None:
             "unbounded", "unbounded_attack_fails", None, left <= max(1.0, 0.01 * total),
             f"at {evidence.scale:g} times the budget the joint attack still leaves {left} of {total} samples right: "
             f"with no budget left to hold it back it should fool nearly all, so the attack is blind to something",
-            left=left, samples=total, scale=evidence.scale,
+            wrong=left, of=total, left=left, samples=total, scale=evidence.scale,
         )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -100,7 +99,7 @@ def _merged(records: Sequence[Record]) -> dict[str, Any]:
     flags = {(f["name"], f["modality"]): f for meta in metas for f in meta["flags"]}
     checks: dict[str, Any] = {}
     for name, check in (item for meta in metas for item in (meta.get("checks") or {}).items()):
-        checks[name] = max(checks.get(name, check), check, key=partial(_doubt, name))
+        checks[name] = max(checks.get(name, check), check, key=_doubt)
     return {
         **first,
         "conditions": [c for c in first["conditions"] if all(c in meta["conditions"] for meta in metas)],
@@ -114,29 +113,10 @@ def _merged(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-# By kind of check, what it counts as wrong, less what that is held against; and of how many any counts.
-_WRONG = {
-    "gradient": ("zero",),
-    "finite_gradient": ("non_finite",),
-    "larger_budget": ("fooled", "fooled_at_twice"),
-    "iterative": ("fooled_by_one_step", "fooled"),
-    "more_steps": ("newly_fooled",),
-    "attack_view": ("newly_fooled",),
-    "joint_search": ("weaker",),
-    "noise": ("won",),
-    "budget": ("outside",),
-    "unbounded": ("left",),
-    "failure": ("affected",),
-}
-_OF = ("withstood", "samples", "total")
-
-
-def _doubt(name: str, check: Mapping[str, Any]) -> tuple[bool, float, float]:
-    """Orders the checks of one name: a failed one is worse, then the larger share that went wrong, then fewer looked
-    at (of none, nothing can have gone wrong)."""
-    wrong, *less = (check.get(figure) or 0 for figure in _WRONG.get(name.partition("/")[0], ("",)))
-    of = next((check[figure] for figure in _OF if check.get(figure) is not None), 0)
-    return check.get("passed") is False, (wrong - sum(less)) / max(of, 1), -of if of else -math.inf
+def _doubt(check: Mapping[str, Any]) -> tuple[bool, float, float]:
+    """Orders the checks of one name: a failed one is worse, then the larger share that went wrong, then the fewer that
+    had withstood (of none, nothing could fall)."""
+    return check.get("passed") is False, check.get("share", 0.0), -(check.get("withstood") or math.inf)
 
 
 def _mean(values: Sequence[Any]) -> Any:

@@ -26,10 +26,8 @@ def save_checkpoint(folder: Path, step: int, same: Mapping[str, Any], state: Map
 
     Raises RunError where it cannot be written; the checkpoint before it is then still the latest.
     """
-    tensors: dict[str, Tensor] = {}
-    rest = split(dict(state), "state", tensors)
     name = f"state-{step:09d}.safetensors"
-    write_safetensors(folder / name, tensors)
+    rest = _write_tensors(folder / name, state)
     try:
         write_json(folder / "latest.json", {"format": FORMAT, "tensors": name, "same": dict(same), "state": rest})
     except RunError:
@@ -43,10 +41,8 @@ def save_checkpoint(folder: Path, step: int, same: Mapping[str, Any], state: Map
 
 def save_share(folder: Path, step: int, rank: int, state: Mapping[str, Any]) -> None:
     """Write what is `rank`'s own; before the checkpoint of this step, which makes it count."""
-    tensors: dict[str, Tensor] = {}
-    rest = split(dict(state), "state", tensors)
-    write_safetensors(folder / f"share-{step:09d}-{rank}.safetensors", tensors)
-    write_json(folder / f"share-{step:09d}-{rank}.json", rest)
+    name = f"share-{step:09d}-{rank}"
+    write_json(folder / f"{name}.json", _write_tensors(folder / f"{name}.safetensors", state))
 
 
 def load_share(folder: Path, step: int, rank: int) -> dict[str, Any]:
@@ -89,6 +85,14 @@ def differences(old: Any, new: Any, at: str = "") -> list[str]:
     else:
         same = old == new or (isinstance(old, float) and isinstance(new, float) and math.isnan(old) and math.isnan(new))
     return [] if same else [f"{at or 'it'} was {old}, is {new}"]
+
+
+def _write_tensors(path: Path, state: Mapping[str, Any]) -> Any:
+    """Write the tensors of a state; returns the rest, which says where each belongs."""
+    tensors: dict[str, Tensor] = {}
+    rest = split(dict(state), "state", tensors)
+    write_safetensors(path, tensors)
+    return rest
 
 
 def _latest_name(folder: Path) -> str | None:
