@@ -220,10 +220,13 @@ def test_no_samples_are_fine(budget: Budget, shape: tuple[int, ...]) -> None:
         cg.Linf(0.3),
         cg.L2(0.7),
         cg.L2(0.7, bounds=(0, 8)),
+        cg.L2(100.0, bounds=(0, 8)),  # more than the bounds' diagonal
         cg.L2(0.7, constraints=(cg.JointWeights((1.0, 0.5, 0.0, 2.0, 1.0, 1.0), axis=-1),)),
         cg.SNR(10),
+        cg.SNR(-60, bounds=(0, 8)),
         cg.L1(1.5),
         cg.L1(1.5, bounds=(0, 8)),
+        cg.L1(1000.0, bounds=(0, 8)),
         cg.L0(4, bounds=(0, 8)),
     ],
 )

@@ -94,6 +94,12 @@ class Budget(ABC):
         weighted = any(isinstance(c, JointWeights) for c in self.constraints)
         return math.inf if self.bounds is None or weighted else self.bounds[1] - self.bounds[0]
 
+    def _entries(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(N,) how many entries of a sample are real, one at least: padding makes no room."""
+        if mask is None:
+            return x.new_full((x.shape[0],), max(math.prod(x.shape[1:]), 1))
+        return flat(expand_mask(mask, x).expand_as(x)).sum(dim=1).clamp_min(1).to(x.dtype)
+
     def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ThreatError unless the bounds hold what is real of `x` and the constraints fit its shape."""
         for constraint in self.constraints:

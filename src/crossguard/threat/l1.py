@@ -88,7 +88,7 @@ class L1(Budget):
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the sum of all widths of the bounds where that is smaller."""
-        return x.new_full((x.shape[0],), min(self.eps, self._width * max(math.prod(x.shape[1:]), 1)))
+        return (self._entries(x, mask) * self._width).clamp_max(self.eps)
 
     def size(self, d: Tensor) -> Tensor:
         return torch.linalg.vector_norm(flat(d), ord=1, dim=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +74,7 @@ class L2(Budget):
 
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) eps, or the diagonal of the bounds where that is smaller."""
-        return x.new_full((x.shape[0],), min(self.eps, self._width * math.sqrt(max(math.prod(x.shape[1:]), 1))))
+        return (self._entries(x, mask).sqrt() * self._width).clamp_max(self.eps)
 
     def size(self, d: Tensor) -> Tensor:
         return flat_norm(d)

@@ -49,8 +49,7 @@ class SNR(L2):
     def radius(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(N,) the norm of the signal over the ratio, or the diagonal of the bounds where that is smaller."""
         signal = flat_norm(x if mask is None else x * expand_mask(mask, x)).clamp_min(self.floor)
-        longest = self._width * math.sqrt(max(math.prod(x.shape[1:]), 1))
-        return (signal * 10 ** (-self.eps / 20)).clamp_max(longest)
+        return (signal * 10 ** (-self.eps / 20)).minimum(self._entries(x, mask).sqrt() * self._width)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, which has no infinity."""
