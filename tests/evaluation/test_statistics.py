@@ -116,6 +116,16 @@ def test_detectable_difference_is_one_that_is_detected_four_times_in_five() -> N
     assert 0.7 < shown / 300 < 0.9
 
 
+def test_of_ten_trainings_less_than_one_sample_can_be_shown() -> None:
+    a = np.ones((10, 100), dtype=bool)
+    b = a.copy()
+    b[:, :2] = np.arange(10)[:, None] < 1  # two samples, each lost by nine trainings of ten
+    assert stats.detectable_difference(a, a) == pytest.approx(2.8 / 100, rel=0.01), "one sample's worth"
+    rare = a.copy()
+    rare[0, 0] = False
+    assert 0 < stats.detectable_difference(a, rare) < 2.8 / 100 < stats.detectable_difference(a, b)
+
+
 def test_groups_of_another_length_are_refused() -> None:
     with pytest.raises(cg.InputError, match="3 groups for 5 samples"):
         stats.bootstrap_means(np.ones(5), ["a", "b", "c"])

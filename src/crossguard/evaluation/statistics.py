@@ -220,5 +220,5 @@ def detectable_difference(first: Array, second: Array, groups: Groups = None, *,
 
 
 def smallest_of(drawn: Array, n: int) -> float:
-    """That difference, of bootstrap draws of the paired one over n samples."""
-    return (Z95 + _Z80) * max(float(drawn.std(ddof=1)), 1 / n)
+    """That difference, of bootstrap draws of the paired one over n samples; see `detectable_difference`."""
+    return (Z95 + _Z80) * (float(drawn.std(ddof=1)) or 1 / n)
