@@ -13,7 +13,7 @@ import torch
 import crossguard as cg
 from crossguard import data
 from crossguard.core import DataError
-from crossguard.data.decoders import DECODERS, Decoder
+from crossguard.data.decoders import DECODERS, Decoder, read_h5
 from crossguard.data.faults import Faults
 from crossguard.data.manifest import manifest
 from crossguard.data.recordings import File, Row, open_recordings
@@ -240,6 +240,17 @@ def test_other_kinds_of_files_need_a_reader_alone(tmp_path: Path) -> None:
     mixed = [*rows, Row("n", "n", ("a",), {"sound": File(tmp_path / "n.npy")})]
     with pytest.raises(DataError, match="holds NTD in feature, other files of 'sound' NT"):
         open_recordings("mine", mixed, ["a"], Faults(), decoders={**DECODERS, ".wav": wave}, cache=tmp_path)
+
+
+def test_an_h5_of_one_array_needs_no_name(tmp_path: Path) -> None:
+    read = read_h5
+    with h5py.File(tmp_path / "one.h5", "w") as h5:
+        h5["x"] = clip(2, 3, 4)
+    assert torch.equal(read(tmp_path / "one.h5"), torch.from_numpy(clip(2, 3, 4)))
+    with h5py.File(tmp_path / "one.h5", "a") as h5:
+        h5["y"] = clip(2, 3, 4)
+    with pytest.raises(DataError, match=r"holds 2 arrays \(x, y\), expected one; name it: one\.h5#NAME"):
+        read(tmp_path / "one.h5")
 
 
 def test_files_are_looked_at_again_when_they_change(make: Make) -> None:

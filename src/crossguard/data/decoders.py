@@ -76,7 +76,7 @@ def read_h5(path: Path, part: str | None = None) -> Tensor:
     h5py = optional("h5py", "data")
     try:
         with h5py.File(path, "r") as file:
-            name = part if part in file else _only(path, list(file), part)
+            name = part if part is not None and part in file else _only(path, list(file), part)
             held = file[name]
             return _features(path, name, held[()] if isinstance(held, h5py.Dataset) else held)
     except DataError:
