@@ -98,7 +98,10 @@ def trained(folder: Path) -> bool:
 def open_run(
     folder: Path, settings: Sequence[str] = (), *, splits: Splits | None = None
 ) -> tuple[Recipe, Splits, FusionModel]:
-    """The recipe, the data and the trained model of a run folder; raises RunError where no training is finished."""
+    """The recipe, the data and the trained model of a run folder.
+
+    Raises RunError where no training is finished, or the data now have other classes than the model was trained on.
+    """
     if not (folder / FILE).exists():
         raise RunError(
             f"{folder} is no run folder: it has no {FILE}; `crossguard train RECIPE --out {folder}` makes one"
@@ -109,6 +112,15 @@ def open_run(
             f"the training in {folder} is not finished; `crossguard train {folder / FILE} --out {folder}` goes on"
         )
     splits = load_splits(recipe) if splits is None else splits
+    # Of classes as many but named or ordered otherwise, the weights would fit and every answer be another one.
+    known = read_json(folder / "train.json").get("classes", list(splits.classes))
+    if known != list(splits.classes):
+        at = next((i for i, (a, b) in enumerate(zip(known, splits.classes, strict=False)) if a != b), None)
+        first = "" if at is None else f", class {at} was {known[at]!r}, is {splits.classes[at]!r}"
+        raise RunError(
+            f"the model in {folder} was trained on {len(known)} classes, the data have {len(splits.classes)}{first}; "
+            f"give the data the classes in that order (a manifest: classes.txt beside it), or train again"
+        )
     model = build_model(recipe, len(splits.classes))
     weights = read_safetensors(folder / WEIGHTS)
     try:

@@ -223,7 +223,8 @@ class _Run:
         )
         if self.out is not None:
             path = self.out / "train.json"
-            self.team.agree(lambda: write_json(path, result.to_dict()))
+            said = {**result.to_dict(), "classes": list(self.splits.classes)}
+            self.team.agree(lambda: write_json(path, said))
         return result
 
     def _epoch(self) -> None:
