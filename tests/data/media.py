@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,30 @@ def write_mp4(
     sound: np.ndarray[Any, Any] | None = None,
     rate: int = 16000,
     fps: int = 8,
+    *,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """(T, H, W, 3) uint8 as mpeg4 and (T,) or (T, channels) as aac in one file; either may be left out."""
+    """(T, H, W, 3) uint8 as mpeg4 and (T,) or (T, channels) as aac in one file; either may be left out.
+
+    A webm holds VP8 and Opus. Picture t is shown from `times[t]` / fps seconds on, and `options` are the container's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    webm = path.suffix == ".webm"
+    with av.open(str(path), "w", options=options or {}) as container:
         streams: list[tuple[Any, list[Any]]] = []
         if pictures is not None:
-            video: Any = container.add_stream("mpeg4", rate=fps)
+            video: Any = container.add_stream("libvpx" if webm else "mpeg4", rate=fps)
             video.height, video.width = pictures.shape[1:3]
-            video.pix_fmt, video.options = "yuv420p", {"qscale": "1"}
+            video.pix_fmt, video.options = "yuv420p", {"deadline": "realtime"} if webm else {"qscale": "1"}
             made = [av.VideoFrame.from_ndarray(np.ascontiguousarray(p), format="rgb24") for p in pictures]
+            for frame, time in zip(made, times or range(len(made)), strict=True):
+                frame.pts = time
             streams.append((video, made))
         if sound is not None:
             channels = np.atleast_2d(sound.T).astype(np.float32)
             layout = {1: "mono", 2: "stereo"}[len(channels)]
-            audio: Any = container.add_stream("aac", rate=rate, layout=layout)
+            audio: Any = container.add_stream("libopus" if webm else "aac", rate=rate, layout=layout)
             frames = []
             for first in range(0, channels.shape[1], 1024):
                 frame = av.AudioFrame.from_ndarray(

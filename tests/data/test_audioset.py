@@ -153,6 +153,24 @@ def test_lists_that_cannot_be_meant(folder: Path, file: str, line: str, words: s
         audioset(folder, **SMALL)
 
 
+@pytest.mark.parametrize(
+    "file", ["balanced_train_segments.csv", "eval_segments.csv", "class_labels_indices.csv", "ontology.json"]
+)
+def test_a_byte_order_mark_changes_nothing(file: str, folder: Path) -> None:
+    for kind in ("balanced_train", "eval"):  # without the comments that begin them
+        lines = (folder / f"{kind}_segments.csv").read_text(encoding="utf-8").splitlines()[3:]
+        (folder / f"{kind}_segments.csv").write_text("\n".join(lines), encoding="utf-8")
+    options = {**SMALL, "classes": ("Music", "Speech"), "validation": 0.2}
+    before = audioset(folder, **options)
+    text = (folder / file).read_text(encoding="utf-8")
+    (folder / file).write_text(text, encoding="utf-8-sig")
+    after = audioset(folder, **options)
+    assert (after.classes, after.train.ids, after.test.ids) == (before.classes, before.train.ids, before.test.ids)
+    (folder / file).write_text(f"{text}\né", encoding="latin-1")
+    with pytest.raises(DataError, match=f"{file}: found the byte 0xe9, .* save the file as UTF-8"):
+        audioset(folder, **options)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no list that can be read"):
         audioset(tmp_path)
@@ -195,6 +213,18 @@ def test_kinetics_sounds(kinetics: Path) -> None:
         kinetics_sounds(kinetics)
     (kinetics / "classes.txt").write_text("one")
     with pytest.raises(DataError, match="1 different names, expected 31"):
+        kinetics_sounds(kinetics)
+
+
+def test_a_byte_order_mark_loses_no_clip(kinetics: Path) -> None:
+    (kinetics / "classes.txt").write_text("\n".join(f"action {i}" for i in range(31)), encoding="utf-8-sig")
+    for name in ("my_train.txt", "my_test.txt"):
+        (kinetics / name).write_text((kinetics / name).read_text(), encoding="utf-8-sig")
+    splits = kinetics_sounds(kinetics, validation=0.2, **SMALL)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [5, 1, 3]
+    assert splits.classes[0] == "action 0"
+    (kinetics / "classes.txt").write_text("é\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"classes\.txt: found the byte 0xe9, .* save the file as UTF-8"):
         kinetics_sounds(kinetics)
 
 

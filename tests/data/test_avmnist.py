@@ -147,7 +147,7 @@ def test_the_look_at_the_files(folder: Path) -> None:
     assert report.rows[1] == ("bob", "8", "4", "1", "1")
     assert len(report.problems) == 2
     (folder / "pairs.csv").unlink()
-    with pytest.raises(DataError, match=r"pairs\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"pairs\.csv: no list that can be read"):
         data.check("avmnist", folder)
 
 

@@ -111,6 +111,42 @@ def test_a_vocabulary_orders_the_classes(make: Make) -> None:
     assert splits.train.targets.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("walk\n\ntalk\nsit\n", "line 2: no name"),
+        ("walk\ntalk\nsit\ntalk\n", "line 4: 'talk' is in line 2 too"),
+        ("\n", "no class"),
+    ],
+)
+def test_vocabularies_that_cannot_be_meant(make: Make, names: str, words: str) -> None:
+    folder = make()
+    (folder / "classes.txt").write_text(names)
+    with pytest.raises(DataError, match=f"classes.txt.*{words}"):
+        manifest(folder, multi_label=True)
+
+
+@pytest.mark.parametrize("file", ["manifest.csv", "classes.txt"])
+def test_a_byte_order_mark_changes_nothing(make: Make, file: str) -> None:
+    folder = make(lambda rows: rows[0].__setitem__(1, "gêne"))
+    (folder / "classes.txt").write_text("gêne\nwalk\ntalk\nsit\n\n", encoding="utf-8")
+    before = manifest(folder, multi_label=True)
+    text = (folder / file).read_text(encoding="utf-8")
+    (folder / file).write_text(text, encoding="utf-8-sig")
+    after = manifest(folder, multi_label=True)
+    assert after.classes == before.classes == ("gêne", "walk", "talk", "sit")
+    assert torch.equal(after.train.targets, before.train.targets)
+    (folder / file).write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=f"{file}: found the byte 0xea, which is not UTF-8; save the file as UTF-8"):
+        manifest(folder, multi_label=True)
+
+
+def test_samples_of_one_split_may_share_a_file(make: Make) -> None:
+    splits = manifest(make(lambda rows: rows[1].__setitem__(slice(4, 6), ["c0.npy", "3"])), multi_label=True)
+    shared = splits.train.read([0, 1]).inputs["rgb"]
+    assert torch.equal(shared[0], shared[1])
+
+
 def spoil(folder: Path) -> None:
     np.save(folder / "c0.npy", np.zeros((3, 7), np.float32))
     np.save(folder / "c1.npy", np.zeros((0, 4), np.float32))
@@ -186,6 +222,8 @@ def test_several_labels_and_long_clips(make: Make) -> None:
         (lambda rows: rows[1].__setitem__(5, "five"), "line 3: rgb:length is 'five'"),
         (lambda rows: rows[1].pop(), "line 3: more or fewer"),
         (lambda rows: rows[4].__setitem__(2, "g0"), "group 'g0' is in the splits train and test"),
+        (lambda rows: rows[4].__setitem__(4, "x/../c0.npy"), r"in the splits train \(id 'c0'\) and test \(id 'c4'\)"),
+        (lambda rows: rows[3].__setitem__(7, rows[1][7]), r"all.h5#clips/c1 is in the splits train .* and validation"),
         (lambda rows: rows[1].__setitem__(4, "c1.jpg"), "c1.jpg: no reader for '.jpg'; known: .npy"),
         (lambda rows: rows.clear(), "no line below the header"),
         (lambda rows: [row.__setitem__(3, "train") for row in rows], "no sample .* in the split 'test'"),
@@ -202,7 +240,7 @@ def test_manifests_that_cannot_be_meant(make: Make, change: Callable[[list[list[
 def test_columns_that_cannot_be_meant(make: Make, header: str) -> None:
     with pytest.raises(DataError, match="found the columns id, targets"):
         manifest(make(header=header))
-    with pytest.raises(DataError, match="no CSV that can be read"):
+    with pytest.raises(DataError, match="no list that can be read"):
         manifest(Path("/nowhere/manifest.csv"))
 
 

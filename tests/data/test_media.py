@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
         else:
             write_mp4(root / f"{i}.mp4", grey_ramp(12, (32, 48)), tone(0.5, 16000), 16000)
     names = [("0.wav", "0.mp4"), ("1.flac", "1.frames"), ("2.wav", "2.mp4")]
-    names += [("4.mp4#audio", "3.frames"), ("4.mp4#audio", "4.mp4"), ("2.wav", "5.frames")]
+    names += [("2.mp4#audio", "3.frames"), ("4.mp4#audio", "4.mp4"), ("2.wav", "5.frames")]
     return listed(root, [(f"clip{i}", *pair) for i, pair in enumerate(names)])
 
 
@@ -121,18 +121,18 @@ BAD = {
 
 @pytest.mark.parametrize("kind", [*BAD, "no picture in the folder", "no file"])
 def test_what_cannot_be_taken_is_named_counted_and_left_out(folder: Path, kind: str) -> None:
-    good = [("0.wav", "0.mp4"), ("1.flac", "1.frames"), ("2.wav", "2.mp4"), ("2.wav", "5.frames")]
+    good = [("0.wav", "0.mp4"), ("1.flac", "1.frames"), ("2.wav", "2.mp4"), ("4.mp4#audio", "5.frames")]
     rows = [(f"clip{i}", *pair) for i, pair in enumerate(good)]
     if kind == "no file":
         rows.append(("poor", "", ""))
     elif kind == "no picture in the folder":
         (folder / "bad.frames").mkdir()
-        rows.append(("poor", "0.wav", "bad.frames"))
+        rows.append(("poor", "1.flac", "bad.frames"))
     else:
         bad = BAD[kind](folder)
         picture = kind == "no picture"
-        sound = "0.wav" if picture else bad.name + ("#audio" if bad.suffix == ".mp4" else "")
-        rows.append(("poor", sound, bad.name if picture else "0.mp4"))
+        sound = "1.flac" if picture else bad.name + ("#audio" if bad.suffix == ".mp4" else "")
+        rows.append(("poor", sound, bad.name if picture else "1.frames"))
     listed(folder, rows)
     counted = f"{kind.removesuffix(' in the folder')}: 1\n  poor: "
     with pytest.raises(DataError, match="1 samples cannot be taken") as error:
@@ -177,7 +177,7 @@ def test_one_modality_may_be_absent(folder: Path) -> None:
 
 def test_a_file_whose_name_is_not_utf8_is_no_obstacle(folder: Path) -> None:
     os.rename(folder / "0.wav", os.fsencode(folder) + b"/caf\xe9.wav")
-    listed(folder, [("a", "1.flac", "0.mp4"), ("b", "2.wav", "2.mp4"), ("c", "1.flac", "1.frames")])
+    listed(folder, [("a", "1.flac", "0.mp4"), ("b", "2.wav", "2.mp4"), ("c", "4.mp4#audio", "1.frames")])
     assert len(manifest(folder, rate=8000, frames=2, size=8).train) == 1
 
 

@@ -101,6 +101,34 @@ def test_what_cannot_be_taken_is_named_by_kind(tmp_path: Path) -> None:
     assert fault(write_sound(tmp_path / "nan.wav", values, 8000, "FLOAT")) == "not finite"
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_without_its_end_is_named(tmp_path: Path, subtype: str) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 48000).astype(np.float32)
+    path = write_sound(tmp_path / "a.ogg", noise, 48000, subtype)
+    assert len(read_sound(path, 8000)) == 8000
+    data = path.read_bytes()
+    last = data.rindex(b"OggS")
+    for end in (len(data) // 2, last, last + 20, last + 100, len(data) - 1):
+        path.write_bytes(data[:end])
+        assert fault(path) == "damaged", end
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4", "a.avi"])
+def test_the_track_of_a_truncated_video_is_named(tmp_path: Path, name: str) -> None:
+    options = {"movflags": "faststart"} if name == "a.mp4" else {}
+    path = write_mp4(tmp_path / name, grey_ramp(8), tone(1.0, 16000), options=options)
+    assert len(read_sound(path, 8000)) == pytest.approx(8000, abs=1100)
+    data = path.read_bytes()
+    for share in (0.97, 0.5):
+        path.write_bytes(data[: int(len(data) * share)])
+        assert fault(path) == "damaged", share
+
+
+def test_a_track_of_unknown_length_is_read(tmp_path: Path) -> None:
+    path = write_mp4(tmp_path / "a.webm", grey_ramp(2), tone(1.0, 16000), options={"live": "1"})
+    assert len(read_sound(path, 8000)) == pytest.approx(8000, abs=200)
+
+
 def test_impossible_wishes_and_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sound(tmp_path / "a.wav", tone(0.1, 8000), 8000)
     with pytest.raises(DataError, match="rate 0"):

@@ -11,6 +11,7 @@ import pytest
 from crossguard.core import DataError
 from crossguard.data.video import read_video
 from tests.data.conftest import grey_ramp, write_avi
+from tests.data.media import tone, write_mp4
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
@@ -57,6 +58,38 @@ def test_a_video_whose_frames_are_damaged_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.avi"):
         read_video(path, 4, 16)
+
+
+FRAGMENTS, INDEX_FIRST, PIPED = {"movflags": "frag_keyframe+empty_moov"}, {"movflags": "faststart"}, {"live": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.mkv", {}), ("a.webm", {}), ("a.mp4", {}), ("a.mov", INDEX_FIRST), ("a.mp4", FRAGMENTS)],
+)
+def test_a_truncated_video_of_any_kind_is_named(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    path = write_mp4(tmp_path / name, grey_ramp(12), tone(1.5, 16000), options=options)
+    data = path.read_bytes()
+    # The index behind the fragments is not needed to read them.
+    end = data.index(b"mfra") - 4 if options is FRAGMENTS else len(data)
+    for share in (0.3, 0.6, 0.9, 0.99):
+        path.write_bytes(data[: int(end * share)])
+        with pytest.raises(DataError, match=rf"a\{path.suffix}: (truncated|no media file)"):
+            read_video(path, 4, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.mkv", {}), ("a.mkv", PIPED), ("a.webm", {}), ("a.webm", PIPED), ("a.mov", INDEX_FIRST), ("a.mp4", FRAGMENTS)],
+)
+@pytest.mark.parametrize("seconds", [0.4, 2.0])
+def test_a_whole_video_of_any_kind_is_read(tmp_path: Path, name: str, options: dict[str, str], seconds: float) -> None:
+    shown = [0, 1, 2, 7, 8, 9, 12, 20, 21, 22, 23, 40]  # at uneven times, and the sound shorter or longer than it
+    path = write_mp4(tmp_path / name, grey_ramp(12), tone(seconds, 16000), fps=25, times=shown, options=options)
+    clip = read_video(path, 4, 16)
+    np.testing.assert_allclose(clip.mean(axis=(1, 2, 3)), [10, 40, 70, 100], atol=3)
+    path.write_bytes(path.read_bytes() + b"a camera's own notes" * 9)
+    assert np.array_equal(read_video(path, 4, 16), clip)
 
 
 @pytest.mark.parametrize("content", [b"this is no video, but it is long enough to be read" * 20, b""])

@@ -17,7 +17,9 @@ from crossguard.data.base import Splits, TensorDataset
 from crossguard.data.events import CLASSES, events
 from crossguard.data.manifest import manifest
 from crossguard.data.written import write_recordings
+from crossguard.data.youtube8m_index import youtube8m
 from crossguard.training import TrainConfig, train
+from tests.data import yt8m
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +88,17 @@ def test_nothing_is_written_over(made: tuple[Splits, Path]) -> None:
 
 
 def small(
-    modality: Modality, x: torch.Tensor, ids: tuple[str, ...] = ("a", "b"), real: torch.Tensor | None = None
+    modality: Modality,
+    x: torch.Tensor,
+    ids: tuple[str, ...] = ("a", "b"),
+    real: torch.Tensor | None = None,
+    classes: tuple[str, ...] = ("p", "q"),
 ) -> Splits:
     mask = {} if real is None else {"x": real}
 
     def part(prefix: str) -> TensorDataset:
         named = tuple(prefix + i for i in ids)
-        return TensorDataset("toy", {"x": modality}, ("p", "q"), {"x": x}, torch.tensor([0, 1]), mask, named)
+        return TensorDataset("toy", {"x": modality}, classes, {"x": x}, torch.tensor([0, 1]), mask, named)
 
     return Splits(part("1"), part("2"), part("3"))
 
@@ -116,3 +122,23 @@ def test_what_has_no_file_of_its_own_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"id '1\.\./b' cannot name a file"):
         write_recordings(small(features, torch.zeros(2, 1, 1), ids=("../b", "c")), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "p", "a|b", "a\nb", "b\u2028", " b"])
+def test_classes_that_would_be_read_back_otherwise_are_refused(name: str, tmp_path: Path) -> None:
+    splits = small(Modality("x", "NTD", "feature"), torch.zeros(2, 1, 1), classes=("p", name))
+    with pytest.raises(DataError, match=r"class \d is named .* name it otherwise"):
+        write_recordings(splits, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_classes_of_youtube8m_keep_their_numbers(tmp_path: Path) -> None:
+    yt8m.write(tmp_path, "train0.tfrecord", range(8))
+    yt8m.write(tmp_path, "validate0.tfrecord", [8])
+    names = ["Game", "", "Car", " Nova", "", "Car", "Food", '"Cat, big"', "Dog"]
+    (tmp_path / "vocabulary.csv").write_text("Index,Name\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names)))
+    splits = youtube8m(tmp_path, validation=0.2, cache=tmp_path)
+    read = manifest(write_recordings(splits, tmp_path / "out"), multi_label=True, cache=tmp_path)
+    assert read.classes == splits.classes
+    for before, after in ((splits.train, read.train), (splits.test, read.test)):
+        assert torch.equal(before.targets.to_dense(), after.targets)

@@ -18,7 +18,7 @@ from crossguard.data.sequence_example import build
 from crossguard.data.tfrecord import write_records
 from crossguard.data.youtube8m import YouTube8M
 from crossguard.data.youtube8m_examples import dequantised
-from crossguard.data.youtube8m_index import index, youtube8m
+from crossguard.data.youtube8m_index import index, vocabulary, youtube8m
 from tests.data import yt8m
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -234,6 +234,25 @@ def test_a_vocabulary_names_the_classes(folder: Path) -> None:
     (folder / "vocabulary.csv").write_text("Index,Name\n1,Food\n")
     with pytest.raises(DataError, match="expected columns Index"):
         youtube8m(folder)
+
+
+@pytest.mark.parametrize("text", ["Index,Name\n0,a\n0,b\n", "Index,Label\n0,a\n", "Index,Name\n0\n"])
+def test_vocabularies_that_cannot_be_meant(text: str, tmp_path: Path) -> None:
+    (tmp_path / "vocabulary.csv").write_text(text)
+    with pytest.raises(DataError, match="expected columns Index"):
+        vocabulary(tmp_path)
+
+
+def test_no_two_classes_have_one_name(tmp_path: Path) -> None:
+    names = ["", "Car", "class 0", " ", "Car", "Car 1", " Nova", "class 0 2", "Café"]
+    text = "Index,Name\n" + "".join(f"{i},{name}\n" for i, name in enumerate(names))
+    (tmp_path / "vocabulary.csv").write_text(text, encoding="utf-8-sig")
+    found = vocabulary(tmp_path)
+    assert len(set(found)) == len(names)
+    assert (found[3], found[4], found[6], found[8]) == ("class 3", "Car 4", "Nova", "Café")
+    (tmp_path / "vocabulary.csv").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=r"vocabulary\.csv: .* save the file as UTF-8"):
+        vocabulary(tmp_path)
 
 
 def test_a_look_at_the_files(folder: Path) -> None:

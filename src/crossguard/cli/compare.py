@@ -26,7 +26,7 @@ def compare(runs: Runs, out: Page = Path("compare.html"), title: Title = None, r
     page = write(records, out, title=title, reference=reference)
     results.print(summary_table(records))
     results.print(_differences(records, reference))
-    results.print(str(page), markup=False, soft_wrap=True)
+    results.print(str(page), soft_wrap=True)
 
 
 def _differences(records: list[Record], reference: str | None) -> Figures:

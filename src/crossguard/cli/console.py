@@ -17,8 +17,9 @@ OK, FAILED, INVALID, INTERRUPTED = 0, 1, 2, 130
 # What a person gave, as against a run that failed on the way.
 GIVEN = (RecipeError, DataError, InputError, ThreatError)
 
-results = Console(highlight=False)
-messages = Console(stderr=True, highlight=False)
+# What is printed may hold names of the user's: "[noise]" is no markup there, ":key:" no picture of a key.
+results = Console(highlight=False, markup=False, emoji=False)
+messages = Console(stderr=True, highlight=False, markup=False, emoji=False)
 P = ParamSpec("P")
 
 
@@ -29,7 +30,7 @@ def debug() -> bool:
 
 def say(text: str) -> None:
     """One line of progress, on stderr."""
-    messages.print(text, markup=False, soft_wrap=True)
+    messages.print(text, soft_wrap=True)
 
 
 def complain(text: str) -> None:

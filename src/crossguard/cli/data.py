@@ -11,17 +11,18 @@ from rich.table import Table
 
 from crossguard.cli.console import guarded, results
 from crossguard.cli.train import Settings
-from crossguard.core.errors import DataError, RecipeError
+from crossguard.core.errors import DataError
 from crossguard.data import SETS, SOURCES, DataSource, Splits
+from crossguard.data.sets import source_of
 from crossguard.recipe.loading import override
 from crossguard.recipe.validation import Problems, component
-from crossguard.recipe.wording import describe, suggestion
+from crossguard.recipe.wording import describe
 
 data = typer.Typer(
     no_args_is_help=True, rich_markup_mode="markdown", help="List, show, check, prepare and write data sets."
 )
 Name = Annotated[str, typer.Argument(help="A data set, as `crossguard data list` names it.")]
-Place = Annotated[Path, typer.Argument(help="The folder that holds it.")]
+Place = Annotated[Path | None, typer.Argument(help="The folder that holds it; none where it is generated.")]
 
 
 @data.command("list")
@@ -47,11 +48,11 @@ def show(name: Name, settings: Settings = None) -> None:
 
     crossguard data show utd_mhad --set path=/data/UTD-MHAD
     """
-    source = _find(name)
+    source = source_of(name)
     about = {"origin": source.origin, "licence": source.licence, "files": source.layout}
-    results.print(f"{name}: {source.summary}", markup=False, soft_wrap=True)
+    results.print(f"{name}: {source.summary}", soft_wrap=True)
     for what, text in about.items():
-        results.print(f"{what}: {text}", markup=False, soft_wrap=True)
+        results.print(f"{what}: {text}", soft_wrap=True)
     table = Table("option", "type", "default")
     for parameter in inspect.signature(source.load, eval_str=True).parameters.values():
         default = "required" if parameter.default is parameter.empty else repr(parameter.default)
@@ -59,42 +60,44 @@ def show(name: Name, settings: Settings = None) -> None:
     results.print(table)
     given = override({}, settings or [])
     if source.needs_path and "path" not in given:
-        results.print("to see what is in it: --set path=…", markup=False)
+        results.print("to see what is in it: --set path=…")
     else:
         _describe(_load(source, given))
 
 
 @data.command()
 @guarded
-def check(name: Name, path: Place) -> None:
+def check(name: Name, path: Place = None) -> None:
     """Look at every file of a copy and say what is there, missing and damaged (exit code 2 if anything is).
 
     crossguard data check utd_mhad /data/UTD-MHAD
     """
     from crossguard.data import check as look
 
-    found = look(_find(name).name, path)
+    found = look(name, path)
     if found.rows:
         table = Table(*found.header)
         for row in found.rows:
             table.add_row(*row)
         results.print(table)
     for note in found.notes:
-        results.print(note, markup=False, soft_wrap=True)
+        results.print(note, soft_wrap=True)
     if not found.ok:
         raise DataError("\n".join([f"{path}: {len(found.problems)} problems", *(f"  {p}" for p in found.problems)]))
-    results.print("nothing is wrong", markup=False)
+    results.print("nothing is wrong")
 
 
 @data.command()
 @guarded
-def prepare(name: Name, path: Place, settings: Settings = None) -> None:
+def prepare(name: Name, path: Place = None, settings: Settings = None) -> None:
     """Read a set once, so that what is slow to read lies in the cache (CROSSGUARD_CACHE, else ~/.cache/crossguard).
 
     crossguard data prepare utd_mhad /data/UTD-MHAD --set size=64
+
+    crossguard data prepare figures --set regime=rgb-weak
     """
-    source = _find(name)
-    place = {"path": str(path)} if source.needs_path else {"cache": str(path)}
+    source = source_of(name, path)
+    place = {} if path is None else {"path": str(path)}
     _describe(_load(source, {**override({}, settings or []), **place}))
 
 
@@ -115,15 +118,9 @@ def write(
     """
     from crossguard.data.written import write_recordings
 
-    source = _find(name)
+    source = source_of(name)
     written = write_recordings(_load(source, override({}, settings or [])), folder)
-    results.print(str(written), markup=False, soft_wrap=True)
-
-
-def _find(name: str) -> DataSource:
-    if name not in SOURCES:
-        raise RecipeError(f"unknown data set {name!r}{suggestion(name, SOURCES)}")
-    return SOURCES[name]
+    results.print(str(written), soft_wrap=True)
 
 
 def _load(source: DataSource, given: dict[str, Any]) -> Splits:
@@ -148,4 +145,4 @@ def _describe(splits: Splits) -> None:
         sizes.add_row(part, str(len(split)), str(len(set(split.groups))))
     results.print(sizes)
     more = ", …" if len(splits.classes) > 60 else ""
-    results.print(f"{len(splits.classes)} classes: {', '.join(splits.classes[:60])}{more}", markup=False)
+    results.print(f"{len(splits.classes)} classes: {', '.join(splits.classes[:60])}{more}")

@@ -72,7 +72,7 @@ def demo(
 
     results.print(summary_table([Record.load(out / name) for name in MODELS]))
     say(f"{time.monotonic() - started:.0f} s in all; the page is one file, open it in a browser:")
-    results.print(str(page.resolve()), markup=False, soft_wrap=True)
+    results.print(str(page.resolve()), soft_wrap=True)
 
 
 def _all(files: dict[str, Path], settings: Sequence[str], out: Path, jobs: int) -> None:

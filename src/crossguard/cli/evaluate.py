@@ -95,4 +95,4 @@ def evaluate(
         say(f"doubtful: {flag.name}{f' ({flag.modality})' if flag.modality else ''}: {flag.detail}")
     folder = out or run or Path("runs") / (name or str(model).replace(":", "."))
     say(f"next: crossguard report {folder} -o page.html")
-    results.print(str(folder), markup=False, soft_wrap=True)
+    results.print(str(folder), soft_wrap=True)

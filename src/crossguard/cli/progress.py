@@ -18,11 +18,11 @@ class Bars:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=messages,
             disable=not messages.is_terminal,
         )
@@ -43,7 +43,7 @@ class Bars:
             self._tasks[name] = self._progress.add_task(name, total=total, note=note)
         self._progress.update(self._tasks[name], completed=done, total=total, note=note)
         if done >= total and not messages.is_terminal:
-            messages.print(f"{name}: done {note}".rstrip(), markup=False, soft_wrap=True)
+            messages.print(f"{name}: done {note}".rstrip(), soft_wrap=True)
 
     def remove(self, name: str) -> None:
         """Take a bar away, where there are too many to leave them standing."""

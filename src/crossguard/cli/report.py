@@ -26,4 +26,4 @@ def report(runs: Runs, out: Page = Path("page.html"), title: Title = None, refer
     from crossguard.report import report as write
 
     page = write(list(runs), out, title=title, reference=reference)
-    results.print(str(page), markup=False, soft_wrap=True)
+    results.print(str(page), soft_wrap=True)

@@ -59,4 +59,4 @@ def train(
         result = train_run(checked, folder, device=device, progress=of_training(checked.name, bars.show))
     say(f"best epoch {result.best_epoch} of {result.epochs}, {result.price.seconds:.0f} s of training")
     say(f"next: crossguard evaluate {folder}")
-    results.print(str(folder), markup=False, soft_wrap=True)
+    results.print(str(folder), soft_wrap=True)

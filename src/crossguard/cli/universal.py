@@ -45,4 +45,4 @@ def universal(
         shown = list(next(iter(matrix.values())))
         results.print(table_of("shown to other models (columns: found on), %", shown, matrix, signed=False))
     for run in runs:
-        results.print(str(run / "universal" / "universal.json"), markup=False, soft_wrap=True)
+        results.print(str(run / "universal" / "universal.json"), soft_wrap=True)

@@ -13,7 +13,7 @@ from crossguard.data import clips
 from crossguard.data.audioset_files import Segment, Vocabulary, read_segments, read_vocabulary
 from crossguard.data.base import Splits
 from crossguard.data.faults import Bad, Faults
-from crossguard.data.manifest import split_rows
+from crossguard.data.manifest import split_problems, split_rows
 from crossguard.data.media import Silent, media_decoders
 from crossguard.data.recordings import Recordings, Row, open_recordings
 from crossguard.data.source import Check
@@ -88,7 +88,8 @@ def inputs_of(path: Path) -> list[str]:
     """Everything that a folder of clips may be asked for."""
     media = [n for n, fs in {"audio": ("audio", "video"), "rgb": ("frames", "video")}.items()
              if any((path / f).is_dir() for f in fs)]  # fmt: skip
-    kinds = sorted(p.name for p in (path / "features").iterdir()) if (path / "features").is_dir() else []
+    # What a system leaves in a folder (.DS_Store) is no kind of features.
+    kinds = sorted(p.name for p in (path / "features").glob("[!.]*") if p.is_dir())
     if not media and not kinds:
         raise DataError(f"{path}: no clip at all; expected:\n{clips.LAYOUT}")
     return media + kinds
@@ -99,12 +100,10 @@ def share_by_class(
 ) -> Check:
     """By class, how many clips of each split are listed, and what share of them is there whole."""
     inputs = inputs_of(path)
-    some = [row for row in rows if row.files]
-    taken: set[str] = set()
-    if some:
-        decoders = media_decoders()
-        kept = open_recordings(name, some, vocabulary.classes, faults, multi_label=True, decoders=decoders)
-        taken = {row.id for row in kept.rows if len(row.files) == len(inputs)}
+    some = clips.those_there(path, rows, inputs, "mask")
+    decoders = media_decoders()
+    kept = open_recordings(name, some, vocabulary.classes, faults, multi_label=True, decoders=decoders)
+    taken = {row.id for row in kept.rows if len(row.files) == len(inputs)}
     table: list[tuple[str, ...]] = []
     for label in vocabulary.classes:
         cells: list[str] = []
@@ -121,5 +120,8 @@ def share_by_class(
         ("class", "train", "there", "test", "there"),
         tuple(table),
         (f"{len(taken)} of {len(rows)} clips ({whole:.1f} %) have all of {', '.join(inputs)}", *lacking),
-        tuple(f"{kind}: {what}" for kind, named in faults.found.items() for what in named),
+        (
+            *(f"{kind}: {what}" for kind, named in faults.found.items() for what in named),
+            *split_problems(name, kept.rows, lambda row: split[row.id]),
+        ),
     )

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from crossguard.core.errors import DataError
+from crossguard.data.lists import open_list
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,11 @@ def read_vocabulary(path: Path, chosen: Sequence[str]) -> Vocabulary:
 
 def _ontology(file: Path) -> dict[str, tuple[str, frozenset[str]]]:
     """Id -> name, and the ids of it and of all below it."""
+    with open_list(file, "fetch it again") as stream:
+        text = stream.read()
     try:
-        children = {node["id"]: (node["name"], node["child_ids"]) for node in json.loads(file.read_text("utf-8"))}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        children = {node["id"]: (node["name"], node["child_ids"]) for node in json.loads(text)}
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file}: no ontology that can be read ({error!r}); fetch it again") from error
 
     def under(mid: str, above: frozenset[str]) -> Iterator[str]:
@@ -109,11 +112,8 @@ def read_segments(file: Path, vocabulary: Vocabulary) -> list[Segment]:
 
 def _lines(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Numbered lines of a CSV file that are no comment; raises DataError where it cannot be read."""
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream, skipinitialspace=True, strict=True)
-            for line in reader:
-                if line and not line[0].startswith("#"):
-                    yield reader.line_num, line
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: no list that can be read ({error}); fetch it again") from error
+    with open_list(file, "fetch it again") as stream:
+        reader = csv.reader(stream, skipinitialspace=True, strict=True)
+        for line in reader:
+            if line and not line[0].startswith("#"):
+                yield reader.line_num, line

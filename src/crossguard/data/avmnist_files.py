@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from crossguard.core.errors import DataError, RunError
 from crossguard.core.files import read_npz
 from crossguard.data.faults import SampleError
+from crossguard.data.lists import open_list
 from crossguard.data.sound import read_sound
 from crossguard.data.source import Check
 
@@ -43,13 +44,10 @@ class Pair:
 def read_pairs(path: Path) -> list[Pair]:
     """The rows of pairs.csv in order; raises DataError, naming file and line."""
     file = path / "pairs.csv"
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = tuple(reader.fieldnames or ())
-            lines = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: cannot be read ({error}); expected:\n{LAYOUT}") from error
+    with open_list(file, f"expected:\n{LAYOUT}") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        columns = tuple(reader.fieldnames or ())
+        lines = [(reader.line_num, line) for line in reader]
     if not set(COLUMNS) <= set(columns) or not lines:
         raise DataError(f"{file}: found the columns {', '.join(columns)} and {len(lines)} lines; expected:\n{LAYOUT}")
     pairs: list[Pair] = []

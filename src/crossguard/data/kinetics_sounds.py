@@ -13,6 +13,7 @@ from crossguard.data.audioset import inputs_of, share_by_class
 from crossguard.data.audioset_files import Vocabulary
 from crossguard.data.base import Splits
 from crossguard.data.faults import Bad, Faults
+from crossguard.data.lists import open_list, read_names
 from crossguard.data.manifest import split_rows
 from crossguard.data.media import Silent, media_decoders
 from crossguard.data.recordings import Row, open_recordings
@@ -67,7 +68,9 @@ def _rows(
     label: dict[str, str] = {}
     split: dict[str, str] = {}
     for part, file in LISTS.items():
-        for number, line in enumerate(_text(path / file).splitlines(), start=1):
+        with open_list(path / file, f"expected:\n{LAYOUT}") as stream:
+            lines = stream.read().splitlines()
+        for number, line in enumerate(lines, start=1):
             fields = line.split(",")
             if len(fields) != 3 or not fields[2].strip().isdecimal() or int(fields[2]) >= len(names):
                 raise DataError(
@@ -84,14 +87,7 @@ def _rows(
 def _names(path: Path) -> list[str]:
     if not (path / "classes.txt").is_file():
         return [f"class {i}" for i in range(CLASSES)]
-    names = [line.strip() for line in _text(path / "classes.txt").splitlines() if line.strip()]
-    if len(names) != CLASSES or len(set(names)) != CLASSES:
-        raise DataError(f"{path / 'classes.txt'}: {len(set(names))} different names, expected {CLASSES}, one a line")
+    names = read_names(path / "classes.txt", f"expected:\n{LAYOUT}")
+    if len(names) != CLASSES:
+        raise DataError(f"{path / 'classes.txt'}: {len(names)} different names, expected {CLASSES}, one a line")
     return names
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: no list that can be read ({error}); expected:\n{LAYOUT}") from error

@@ -12,6 +12,7 @@ manifest, `#` names an array within a file, and an empty path means that the sam
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from pydantic import Field
 from crossguard.core.errors import DataError
 from crossguard.data.base import Splits, hold_out
 from crossguard.data.faults import Bad, Faults
+from crossguard.data.lists import open_list, read_names
 from crossguard.data.media import Silent, media_decoders
 from crossguard.data.recordings import File, Recordings, Row, open_recordings
 from crossguard.data.source import Check
@@ -58,8 +60,8 @@ def manifest(
     Classes are the lines of classes.txt beside it, else the names that occur, sorted. Without lines of the split
     `validation`, that share of the training groups is held out. `bad` says what is done about samples that cannot be
     taken (see `open_recordings`). Raises DataError, naming file and line, for a manifest that cannot be meant, and
-    where a group is in two splits. `rate`, `seconds`, `frames`, `size` and `silent` are those of `media_decoders`, for
-    recordings.
+    where a group or a file is in two splits. `rate`, `seconds`, `frames`, `size` and `silent` are those of
+    `media_decoders`, for recordings.
     """
     file = path / "manifest.csv" if path.is_dir() else path
     rows, splits = read_manifest(file)
@@ -81,43 +83,74 @@ def manifest(
 
 def split_rows(everything: Recordings, split: Callable[[Row], str], validation: float) -> Splits:
     """Splits as `split` says by row; raises DataError where a group is in two of them, or one has no sample."""
-    members: dict[str, list[int]] = {name: [] for name in SPLITS}
+    members = _members(everything.name, everything.rows, split, validation)
+    return Splits(*(everything.subset(members[name]) for name in SPLITS))
+
+
+def split_problems(name: str, rows: Sequence[Row], split: Callable[[Row], str]) -> tuple[str, ...]:
+    """What keeps rows from being split, which `split_rows` raises, as a look says it."""
+    try:
+        _members(name, rows, split, validation=0.1)
+    except DataError as error:
+        return (str(error),)
+    return ()
+
+
+def _members(name: str, rows: Sequence[Row], split: Callable[[Row], str], validation: float) -> dict[str, list[int]]:
+    """The rows of each split, by number."""
+    members: dict[str, list[int]] = {part: [] for part in SPLITS}
     where: dict[str, str] = {}
-    for i, row in enumerate(everything.rows):
-        name = split(row)
-        if where.setdefault(row.group, name) != name:
-            raise DataError(
-                f"{everything.name}: group {row.group!r} is in the splits {where[row.group]} and {name}; what is alike "
-                f"must not be on both sides"
-            )
-        members[name].append(i)
-    for name in ("train", "test"):
-        if not members[name]:
-            raise DataError(f"{everything.name}: no sample that can be taken is in the split {name!r}")
+    astray: dict[str, str] = {}
+    for i, row in enumerate(rows):
+        part = split(row)
+        if where.setdefault(row.group, part) != part:
+            astray.setdefault(row.group, part)
+        members[part].append(i)
+    if astray:
+        group, other = next(iter(astray.items()))
+        raise DataError(
+            f"{name}: group {group!r} is in the splits {where[group]} and {other} ({len(astray)} such); what is alike "
+            f"must not be on both sides"
+        )
+    for part in ("train", "test"):
+        if not members[part]:
+            raise DataError(f"{name}: no sample that can be taken is in the split {part!r}")
     if not members["validation"]:
-        kept, held = hold_out([everything.groups[i] for i in members["train"]], share=validation)
+        kept, held = hold_out([rows[i].group for i in members["train"]], share=validation)
         members["validation"] = [members["train"][i] for i in held]
         members["train"] = [members["train"][i] for i in kept]
-    return Splits(*(everything.subset(members[name]) for name in SPLITS))
+    return members
 
 
 def read_manifest(file: Path) -> tuple[list[Row], dict[str, str]]:
     """The rows of a manifest, and the split of each id; raises DataError, naming the line."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            columns = list(reader.fieldnames or ())
-            names = _modalities(file, columns)
-            rows = [(reader.line_num, line) for line in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file}: no CSV that can be read ({error}); expected:\n{LAYOUT}") from error
+    with open_list(file, f"expected:\n{LAYOUT}") as stream:
+        reader = csv.DictReader(stream, strict=True)
+        columns = list(reader.fieldnames or ())
+        names = _modalities(file, columns)
+        rows = [(reader.line_num, line) for line in reader]
     if not rows:
         raise DataError(f"{file}: no line below the header; expected one a sample")
     found = [_row(file, number, line, names) for number, line in rows]
     repeated = [i for i, times in Counter(row.id for row, _ in found).items() if times > 1]
     if repeated:
         raise DataError(f"{file}: the id {repeated[0]!r} occurs twice; ids must be unique")
+    _check_apart(file, found)
     return [row for row, _ in found], {row.id: split for row, split in found}
+
+
+def _check_apart(file: Path, rows: Sequence[tuple[Row, str]]) -> None:
+    """Raises DataError where one file, or one part of it, is in two splits."""
+    # Links are not followed: that takes as long as all the rest.
+    first: dict[tuple[str, str | None], tuple[str, str]] = {}
+    for row, split in rows:
+        for one in row.files.values():
+            other, before = first.setdefault((os.path.abspath(one.path), one.part), (row.id, split))
+            if before != split:
+                raise DataError(
+                    f"{file}: {one} is in the splits {before} (id {other!r}) and {split} (id {row.id!r}); what is "
+                    f"alike must not be on both sides"
+                )
 
 
 def _modalities(file: Path, columns: Sequence[str]) -> list[str]:
@@ -154,9 +187,9 @@ def _classes(file: Path, rows: Sequence[Row]) -> list[str]:
     vocabulary = file.parent / "classes.txt"
     if not vocabulary.exists():
         return sorted({label for row in rows for label in row.labels})
-    names = [line.strip() for line in vocabulary.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not names or len(set(names)) != len(names):
-        raise DataError(f"{vocabulary}: {len(names)} classes, {len(set(names))} different ones; expected each once")
+    names = read_names(vocabulary, f"expected:\n{LAYOUT}")
+    if not names:
+        raise DataError(f"{vocabulary}: no class; expected one a line, or no such file")
     return names
 
 
@@ -165,11 +198,11 @@ def look(path: Path) -> Check:
     file = path / "manifest.csv" if path.is_dir() else path
     rows, splits = read_manifest(file)
     found = look_at("manifest", path, rows, _classes(file, rows), lambda row: splits[row.id], SPLITS, multi_label=True)
+    problems = split_problems(file.stem, rows, lambda row: splits[row.id])
     several = sum(len(row.labels) > 1 for row in rows)
-    if not several:
-        return found
     note = f"{several} of {len(rows)} samples name several classes: a recipe must say multi_label: true, under data"
-    return replace(found, notes=(*found.notes, note))
+    notes = (note,) if several else ()
+    return replace(found, notes=(*found.notes, *notes), problems=(*found.problems, *problems))
 
 
 def look_at(

@@ -24,7 +24,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
 Silent: TypeAlias = Literal["bad", "keep"]
 """What is done about sounds of nothing but zeros, to which an SNR budget allows nothing."""
 
-_VERSION = 1
+_VERSION = 2
 
 
 def media_decoders(

@@ -1,7 +1,7 @@
 """A data set of files: each sample has a file (or none) a modality, read when it is asked for.
 
 Every file is read once when the set is opened, so that what cannot be taken is known before any work starts; what was
-found is kept in the cache until a file changes.
+found is kept in the cache until a file changes (a file that the system refused is tried again every time).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from crossguard.data.decoders import DECODERS, Decoder
 from crossguard.data.faults import Faults, SampleError
 from crossguard.data.pieces import inside
 from crossguard.data.samples import Sample, stack
+from crossguard.data.sampling import PackageError
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -175,25 +176,36 @@ def _look(name: str, rows: Sequence[Row], decoders: Mapping[str, Decoder], cache
     files = list({str(file): file for row in rows for file in row.files.values()}.values())
     there = sorted({file.path for file in files if file.path.exists()})
 
-    def one(file: File) -> tuple[str, str]:
+    def one(file: File) -> tuple[str, str, bool]:
         try:
             x = _read(file, decoders)
+        except PackageError:  # to be installed, and no file's fault
+            raise
         except DataError as error:
-            return "[]", f"{error.kind if isinstance(error, SampleError) else 'damaged'}|{error}"
+            kind = error.kind if isinstance(error, SampleError) else "damaged"
+            return "[]", f"{kind}|{error}", isinstance(error.__cause__, OSError | MemoryError)
         bad = int((~torch.isfinite(x)).sum())
-        return json.dumps(list(x.shape)), f"not finite|{file}: {bad} values are NaN or Inf" if bad else ""
+        return json.dumps(list(x.shape)), f"not finite|{file}: {bad} values are NaN or Inf" if bad else "", False
+
+    def look(some: Sequence[File]) -> list[tuple[str, str, bool]]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(one, some))
+
+    columns = ("shape", "problem", "refused")
 
     def build() -> dict[str, NDArray[Any]]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            seen = list(pool.map(one, files))
-        return {"shape": np.array([s for s, _ in seen]), "problem": np.array([p for _, p in seen])}
+        seen = look(files)
+        return {column: np.array([outcome[i] for outcome in seen]) for i, column in enumerate(columns)}
 
     readers = {suffix: decoder.options for suffix, decoder in decoders.items()}
     folders = {str(path): inside(path) for path in there if path.is_dir()}
     options = {"files": [str(file) for file in files], "readers": readers, "folders": folders}
     kept = load_or_build(cache_key(name, options, _VERSION, there), build, cache)
-    pairs = zip(kept["shape"].tolist(), kept["problem"].tolist(), strict=True)
-    return {str(f): (tuple(json.loads(shape)), problem) for f, (shape, problem) in zip(files, pairs, strict=True)}
+    found = dict(zip(files, zip(*(kept[column].tolist() for column in columns), strict=True), strict=True))
+    # Rights, memory or a disk that was away are mended without a change of the file.
+    again = [file for file, (_, _, refused) in found.items() if refused]
+    found.update(zip(again, look(again), strict=True))
+    return {str(file): (tuple(json.loads(shape)), problem) for file, (shape, problem, _) in found.items()}
 
 
 def _single(shape: tuple[int, ...], modality: Modality) -> tuple[int, ...]:

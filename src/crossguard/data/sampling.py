@@ -14,13 +14,17 @@ from torch.nn import functional as F
 from crossguard.core.errors import DataError
 
 
+class PackageError(DataError):
+    """A package that must be installed before a kind of file can be read; it says nothing of the file."""
+
+
 def optional(module: str, extra: str) -> ModuleType:
-    """Import a package that an extra brings; raises DataError telling how to install it."""
+    """Import a package that an extra brings; raises PackageError telling how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
-        raise DataError(f"reading this needs {package}: pip install 'crossguard[{extra}]'") from error
+        raise PackageError(f"reading this needs {package}: pip install 'crossguard[{extra}]'") from error
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from crossguard.core.errors import DataError
+from crossguard.data.containers import check_whole
 from crossguard.data.faults import SampleError
 from crossguard.data.sampling import optional
-from crossguard.data.video import check_riff, opened
+from crossguard.data.video import opened
 
 SOUNDS = (".wav", ".flac", ".ogg")
 # Zero crossings of the kernel to each side, and the share of the lower rate's band that is kept: as torchaudio has it.
@@ -70,7 +71,7 @@ def resample(wave: Tensor, old: int, new: int) -> Tensor:
 def _sound_file(path: Path) -> tuple[NDArray[np.float32], int]:
     """(T, channels) and their rate."""
     soundfile = optional("soundfile", "media")
-    check_riff(path)
+    check_whole(path)
     try:
         with path.open("rb") as file:
             values, rate = soundfile.read(file, dtype="float32", always_2d=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crossguard.data.containers import check_whole
 from crossguard.data.faults import SampleError
 from crossguard.data.sampling import height_width, optional, shrink, uniform_frames
 
@@ -24,7 +25,6 @@ def read_video(path: Path, frames: int, size: int | tuple[int, int]) -> NDArray[
     """
     av = optional("av", "media")
     target = height_width(size)
-    check_riff(path)
     announced, found = _count(av, path)
     if found == 0 or found < announced * (1 - _MAY_LACK):
         raise SampleError(
@@ -41,20 +41,6 @@ def read_video(path: Path, frames: int, size: int | tuple[int, int]) -> NDArray[
     return np.stack([pictures[i] for i in wanted.tolist()])  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
-def check_riff(path: Path) -> None:
-    """Raise SampleError where an avi or wav file, which says its own length at its start, is shorter than that."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(8)
-        expected, size = int.from_bytes(head[4:8], "little") + 8, path.stat().st_size
-    except OSError as error:
-        raise SampleError("damaged", f"{path}: cannot be read ({error.strerror or error})") from error
-    # Written to a pipe, its length was not known.
-    if head[:4] == b"RIFF" and size < expected < 0xFFFFFFFF:
-        what = f"{path}: truncated, {size} bytes found of {expected} that it announces; fetch it again"
-        raise SampleError("damaged", what)
-
-
 def _count(av: Any, path: Path) -> tuple[int, int]:
     with opened(av, path) as container:
         if not container.streams.video:
@@ -64,7 +50,8 @@ def _count(av: Any, path: Path) -> tuple[int, int]:
 
 
 def opened(av: Any, path: Path) -> Any:
-    """A media file, open; raises SampleError where it is none."""
+    """A media file, open; raises SampleError where it is none, or truncated."""
+    check_whole(path)
     try:
         # Its names of streams and files may be in any encoding.
         return av.open(str(path), metadata_errors="replace")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,8 @@ def write_recordings(splits: Splits, folder: Path) -> Path:
     Sound ("NT" with a rate) goes to wav of 16 bits, video ("NCTHW" in [0, 1]) to mp4 (MPEG-4 part 2, which loses a
     little), features ("NTD") to npy; classes.txt holds the classes. The manifest comes last, so a folder without one
     is unfinished, and may be written again. Raises DataError for a modality that has no such form, ids that cannot
-    name a file, a folder that holds a manifest, or where PyAV or soundfile is not installed.
+    name a file, class names that a manifest cannot hold, a folder that holds a manifest, or where PyAV or soundfile is
+    not installed.
     """
     suffixes = {name: _suffix(modality) for name, modality in splits.modalities.items()}
     manifest = folder / "manifest.csv"
@@ -41,6 +44,7 @@ def write_recordings(splits: Splits, folder: Path) -> Path:
     strange = [i for part in parts.values() for i in part.ids if not _NAME.fullmatch(i)]
     if strange:
         raise DataError(f"the id {strange[0]!r} cannot name a file; expected letters, digits, '.', '-' and '_'")
+    _check_classes(splits.classes)
     for name in suffixes:
         (folder / name).mkdir(parents=True, exist_ok=True)
     text = io.StringIO(newline="")
@@ -52,6 +56,17 @@ def write_recordings(splits: Splits, folder: Path) -> Path:
     write_atomic(folder / "classes.txt", lambda file: file.write(("\n".join(splits.classes) + "\n").encode()))
     write_atomic(manifest, lambda file: file.write(text.getvalue().encode()))
     return manifest
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    """Raises DataError for names that would be read back as others, or as none."""
+    times = Counter(classes)
+    for i, name in enumerate(classes):
+        if times[name] > 1 or "|" in name or name.strip().splitlines() != [name]:
+            raise DataError(
+                f"class {i} is named {name!r}; expected names that differ, not empty, without '|', line break or space "
+                f"around them, which a manifest cannot hold; name it otherwise"
+            )
 
 
 def _suffix(modality: Modality) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from crossguard.core.random import text_key
 from crossguard.data.base import Splits
 from crossguard.data.cache import cache_key, load_or_build
 from crossguard.data.faults import Bad, Faults
+from crossguard.data.lists import open_list
 from crossguard.data.samples import Sample, stack
 from crossguard.data.source import Check
 from crossguard.data.tfrecord import payload_at, records
@@ -139,15 +140,22 @@ def youtube8m(
 
 
 def vocabulary(path: Path) -> tuple[str, ...]:
-    """The names in vocabulary.csv by their Index; numbers where there is no such file."""
+    """The names in vocabulary.csv by their Index, a blank or repeated one with its number; numbers where there is no
+    such file. Raises DataError where it has other columns or lacks a class."""
     file = path / "vocabulary.csv"
     if not file.exists():
         return tuple(str(i) for i in range(CLASSES))
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        names = {line.get("Index", ""): line.get("Name", "") for line in csv.DictReader(stream)}
-    if not names or set(names) != {str(i) for i in range(len(names))}:
+    with open_list(file, f"expected:\n{LAYOUT}") as stream:
+        lines = list(csv.DictReader(stream, strict=True))
+    found = {line.get("Index"): line.get("Name") for line in lines}
+    if not lines or set(found) != {str(i) for i in range(len(lines))} or None in found.values():
         raise DataError(f"{file}: expected columns Index (0, 1, …) and Name, each class once")
-    return tuple(names[str(i)] for i in range(len(names)))
+    names = [(found[str(i)] or "").strip() for i in range(len(lines))]
+    # 56 of the official classes have no name. No two numbered names are alike, and a name like one of them counts as
+    # repeated.
+    numbered = [f"{name or 'class'} {i}" for i, name in enumerate(names)]
+    times = Counter(names + numbered)
+    return tuple(name if name and times[name] == 1 else other for name, other in zip(names, numbered, strict=True))
 
 
 def index(
@@ -160,11 +168,8 @@ def index(
     found = _indices(files, labels, len(classes), cache, faults)
     faults.settle(f"{path}/{pattern}", bad)
     ids: list[str] = np.concatenate([one["id"] for one in found]).tolist()
-    repeated = [name for name, times in Counter(ids).items() if times > 1]
-    if repeated:
-        raise DataError(
-            f"{path}/{pattern}: the id {repeated[0]!r} occurs twice ({len(repeated)} such); is a shard there twice?"
-        )
+    if repeated := _repeated(ids):
+        raise DataError(f"{path}/{pattern}: {repeated}")
     if not ids:
         raise DataError(f"{path}/{pattern}: {len(files)} shards hold no example that can be taken\n{faults}")
     shard = np.repeat(np.arange(len(files)), [len(one["id"]) for one in found])
@@ -178,6 +183,12 @@ def index(
     groups = tuple(np.concatenate([one["group"] for one in found]).tolist())
     place = np.stack([shard, offset, which], axis=1)
     return Indexed("youtube8m", tuple(classes), tuple(files), labels, place, frames, tuple(ids), groups, targets)
+
+
+def _repeated(ids: Iterable[str]) -> str:
+    """What is to be said of ids that occur more than once; nothing where none does."""
+    repeated = [name for name, times in Counter(ids).items() if times > 1]
+    return f"the id {repeated[0]!r} occurs twice ({len(repeated)} such); is a shard there twice?" if repeated else ""
 
 
 def _indices(
@@ -236,16 +247,20 @@ def look(path: Path) -> Check:
     files = shards(path, "*.tfrecord")
     faults = Faults()
     found = _indices(files, "video", classes, None, faults)
+    problems = [f"{kind}: {what}" for kind, named in faults.found.items() for what in named]
     rows: list[tuple[str, ...]] = []
     for kind in ("train", "validate", "test", "other"):
         mine = [one for file, one in zip(files, found, strict=True) if _kind(file) == kind]
+        examples_ = sum(len(one["id"]) for one in mine)
+        if not examples_ and kind in ("train", "validate"):
+            problems.append(f"{path}/{kind}*.tfrecord: no example that can be taken")
         if mine:
             counts = [sum(int(one[key].sum()) for one in mine) for key in ("frames", "count")]
-            examples_ = sum(len(one["id"]) for one in mine)
             rows.append((kind, str(len(mine)), str(examples_), *map(str, counts)))
-    problems = tuple(f"{kind}: {what}" for kind, named in faults.found.items() for what in named)
+    if repeated := _repeated(name for one in found for name in one["id"].tolist()):
+        problems.append(f"{path}: {repeated}")
     return Check("youtube8m", path, ("kind", "shards", "examples", "frames", "labels"), tuple(rows),
-                 (f"{classes} classes",), problems)  # fmt: skip
+                 (f"{classes} classes",), tuple(problems))  # fmt: skip
 
 
 def _kind(file: Path) -> str:
