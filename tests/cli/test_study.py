@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from crossguard.core.files import locked
+from crossguard.study import Failure, Study
 from tests.cli.conftest import Crossguard
+from tests.study.planted import plant
 from tests.study.test_runner import RECIPE
 
 
@@ -55,6 +57,25 @@ def test_a_study_with_a_recipe_that_fails(crossguard: Crossguard, recipes: Path,
     assert "1 runs, 1 of them finished" in again.stderr
     assert (out / "seed-0.html").exists()
     assert 'href="seed-0.html"' in (out / "study.html").read_text()
+
+
+def test_what_failed_is_said_where_no_seed_has_all_its_folds(
+    crossguard: Crossguard, recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recipes / "broken.yaml").unlink()
+    (recipes / "study.yaml").write_text("fold: {option: data.seed, values: [1, 2]}\n")
+
+    def only_the_first_ends_well(plan: Study, **_: object) -> list[Failure]:
+        plant(plan.runs[0])
+        return [Failure(plan.runs[1], "the loss is not finite")]
+
+    monkeypatch.setattr("crossguard.study.run_study", only_the_first_ends_well)
+    result = crossguard("study", recipes, "--seeds", "0", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    first, failed, then = result.stderr.splitlines()[-3:]
+    assert "1 of 2 runs failed; the same command tries them again" in first
+    assert failed == "  concat-standard, seed 0, fold 2: the loss is not finite"
+    assert "no recipe has a finished seed" in then
 
 
 @pytest.mark.parametrize(

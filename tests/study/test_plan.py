@@ -50,6 +50,9 @@ def test_the_study_that_comes_with_utd_mhad(tmp_path: Path) -> None:
         ("reference: concat-standart", "reference: no recipe is named 'concat-standart'; did you mean"),
         ("pairs: [[amr-adversarial, conkat]]", "pairs: no recipe is named 'conkat'"),
         ("pairs: [[amr-adversarial]]", "pairs: found [['amr-adversarial']]"),
+        ("fold: {option: data.seed, values: [1]}\nfolds: []", "folds: found []"),
+        ("fold: {option: seed, values: [1, 2]}", "fold: seed: a study sets seeds itself"),
+        ("fold: {option: data.seed, values: [1], settings: [name=x]}", "fold: name=x: a study sets seeds itself"),
         ("folds: [1]", "study.yaml: 1 problem\n  folds: found [1], but no `fold:"),
         ("folds: all", "folds: found 'all', but no `fold:"),
         ("fold: {option: data.seed, values: [1, 2]}\nfolds: [3]", "folds: no fold is named '3'; known: 1, 2"),
@@ -84,6 +87,27 @@ def test_two_recipes_of_one_name_would_share_a_folder(tmp_path: Path) -> None:
     (recipes / "zwei.yaml").write_text((recipes / "concat-standard.yaml").read_text())
     with pytest.raises(cg.RecipeError, match="its name is 'concat-standard', as is that of c"):
         read_study(recipes, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["amr.yml", "study.yml"])
+def test_a_file_that_would_be_passed_over_is_refused(tmp_path: Path, name: str) -> None:
+    recipes = folder(tmp_path)
+    (recipes / name).write_text("seeds: [7]\n")
+    with pytest.raises(cg.RecipeError, match=f"{name} would not be read: a study takes \\*.yaml; rename it"):
+        read_study(recipes, tmp_path / "out")
+
+
+def test_a_title_is_one_line(tmp_path: Path) -> None:
+    assert read_study(folder(tmp_path, "title: |\n  One\n  two\n"), tmp_path / "out").title == "One two"
+
+
+def test_every_seed_of_a_fold_has_the_recipe_that_it_would_have_alone(tmp_path: Path) -> None:
+    plan = read_study(folder(tmp_path, "fold: {option: data.seed, values: [4, 9]}\nseeds: [2, 3]\n"), tmp_path / "out")
+    assert len(plan.runs) == 12
+    for run in plan.runs:
+        alone = load(RECIPES / f"{run.recipe.name}.yaml", [f"data.seed={run.fold}", f"seed={run.recipe.seed}"])
+        assert (run.recipe.digest, run.recipe.document) == (alone.digest, alone.document)
+        assert run.folder.parent.name == f"seed-{run.recipe.seed}"
 
 
 def test_a_folder_without_recipes(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import crossguard as cg
-from crossguard.study import EXPORTS, Results, Study, export, page, pooled, read_study, repeated, results
+from crossguard.recipe.loading import dump, read_recipe
+from crossguard.study import EXPORTS, Results, Run, Study, export, page, pooled, read_study, repeated, results
 from tests.report.synthetic import RGB, make
 from tests.study.planted import folder, plant, planted
 
@@ -161,6 +162,47 @@ def test_folds_that_share_a_sample_are_refused(tmp_path: Path) -> None:
         pooled(both)
 
 
+def holds(run: Run, content: str, day: int, order: str = "o") -> None:
+    """Let a run have tested samples that hold this, on this day."""
+    path = run.folder / "record.json"
+    meta = json.loads(path.read_text())
+    meta |= {"data": {"order": order, "content": content}, "created": f"2026-01-{day:02d}T00:00:00+00:00"}
+    path.write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("study", ["seeds: [0, 1]\n", FOLDS])
+def test_runs_on_data_that_have_changed_since_are_named(tmp_path: Path, study: str) -> None:
+    plan = planted(tmp_path, study, samples=40)
+    for run in plan.runs:
+        holds(run, f"of fold {run.fold}", day=2)
+    assert not results(plan).notes, "folds hold what they hold"
+    holds(plan.runs[-1], "exported anew", day=3)
+    fold = plan.runs[-1].fold
+    with pytest.raises(cg.RunError, match="the data have changed between runs") as error:
+        results(plan)
+    first, *lines = str(error.value).splitlines()
+    assert f"{len(lines)} of {len(plan.runs)} were tested" in first
+    assert "remove these run folders" in first
+    older = [run for run in plan.runs[:-1] if run.fold == fold]
+    assert lines == [f"  {run.folder}: contents of fold {fold}, later exported anew" for run in older]
+
+
+def test_other_data_other_batches_and_older_records_hold_other_contents_rightly(tmp_path: Path) -> None:
+    recipe = folder(tmp_path, "seeds: [0, 1]\n") / "amr-adversarial.yaml"
+    document = read_recipe(recipe)
+    recipe.write_text(dump({**document, "data": {"name": "figures", "seed": 5}}))
+    plan = read_study(recipe.parent, tmp_path / "out")
+    for number, run in enumerate(plan.runs):
+        plant(run, number)
+        if run.recipe.name == "amr-adversarial":
+            holds(run, "of other data", day=3)
+        elif run.recipe.name == "concat-adversarial":
+            holds(run, "in other batches", day=2, order="p")
+        elif run.recipe.seed:
+            holds(run, "it", day=2)
+    assert not results(plan).notes
+
+
 def test_seeds_tested_on_other_samples_are_refused(tmp_path: Path) -> None:
     both = {i: cg.Record.load(make(tmp_path / str(i), samples=50 + 10 * i)) for i in range(2)}
     with pytest.raises(cg.InputError, match=r"tested on other samples \(50 and 60, 50 of them shared\)"):
@@ -195,6 +237,50 @@ def test_what_is_missing_is_said_and_its_seed_left_out(tmp_path: Path) -> None:
     row = next(row for row in found.rows if row.name == "amr-adversarial")
     assert row.seeds == (0, 2)
     assert found.against("concat-standard")["amr-adversarial"]["joint"].seeds == (0, 2)
+
+
+def test_seeds_that_are_missing_are_counted_beside_the_name_in_every_table(tmp_path: Path) -> None:
+    plan = planted(tmp_path, "seeds: [0, 1]\n")
+    (gone,) = (r for r in plan.runs if r.recipe.name == "amr-adversarial" and r.recipe.seed == 1)
+    shutil.rmtree(gone.folder)
+    found = results(plan)
+    export(found, tmp_path, ("latex", "markdown"))
+    said = page(found, tmp_path / "study.html").read_text()
+    for text in ((tmp_path / "study.tex").read_text(), (tmp_path / "study.md").read_text(), re.sub("<.*?>", "", said)):
+        assert text.count("amr-adversarial (1 of 2 seeds)") == text.count(" of 2 seeds)") == 1
+
+
+def test_recipes_tested_on_fewer_samples_are_compared_on_those_and_it_is_said(tmp_path: Path) -> None:
+    plan = planted(tmp_path, "seeds: [0, 1]\n")
+    for number, run in enumerate(plan.runs):
+        if run.recipe.name == "amr-adversarial":
+            plant(run, number, samples=100)
+    found = results(plan)
+    assert found.against("concat-standard")["amr-adversarial"]["joint"].estimate.n == 100
+    assert found.notes == (
+        "amr-adversarial and concat-standard are compared on the 100 samples that they share, of 100 and 120",
+    )
+
+
+def test_a_pair_stands_in_every_export(tmp_path: Path) -> None:
+    found = results(planted(tmp_path, "seeds: [0, 1]\npairs: [[amr-adversarial, concat-adversarial]]"))
+    export(found, tmp_path, tuple(EXPORTS))
+    page(found, tmp_path / "study.html")
+    for name in ("study.tex", "study.md", "study.html"):
+        assert "minus concat-adversarial" in (tmp_path / name).read_text().lower()
+    with (tmp_path / "study.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["reference"] == "concat-adversarial"]
+    by = found.against("concat-adversarial")["amr-adversarial"]
+    assert {line["condition"]: float(line["difference"]) for line in lines} == {
+        c: d.estimate.value for c, d in by.items()
+    }
+    assert {(line["recipe"], line["metric"], line["value"]) for line in lines} == {("amr-adversarial", "accuracy", "")}
+
+
+def test_the_page_counts_the_trainings_of_all_folds(tmp_path: Path) -> None:
+    plan = planted(tmp_path, FOLDS, samples=20)
+    html = page(results(plan), tmp_path / "study.html").read_text()
+    assert f"from the Records of {len(plan.runs)} trainings" in html
 
 
 def test_a_record_of_another_recipe_is_not_of_this_study(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from crossguard.cli.console import guarded, results, say
 from crossguard.cli.progress import Bars
 from crossguard.cli.tables import table_of
 from crossguard.cli.train import Device, Settings
-from crossguard.core.errors import InputError, RunError
+from crossguard.core.errors import CrossguardError, InputError, RunError
 
 
 @guarded
@@ -49,9 +49,7 @@ def study(
     The last line is the page's path.
     """
     from crossguard.recipe.wording import suggestion
-    from crossguard.study import EXPORTS, page, read_study, run_study
-    from crossguard.study import export as write
-    from crossguard.study import results as tabulate
+    from crossguard.study import EXPORTS, read_study, run_study
 
     kinds = _words(export)
     for kind in kinds:
@@ -72,10 +70,25 @@ def study(
     say(f"{plan.title}: {len(meant)}{some} runs, {done} of them finished, into {plan.out}")
     with Bars() as bars:
         failures = run_study(plan, jobs=jobs, only=only or [], device=device, report=_Shown(bars, meant).report)
-    if not any(run.finished for run in plan.runs) and failures:
-        raise RunError("every run failed\n" + "\n".join(f"  {f.run.label}: {f.reason}" for f in failures))
+    said = f"{len(failures)} of {len(meant)} runs failed; the same command tries them again"
+    said = "\n".join([said, *(f"  {f.run.label}: {f.reason}" for f in failures)])
+    try:
+        _tabulate(plan, kinds)
+    except CrossguardError as error:
+        if not failures:
+            raise
+        raise RunError(f"{said}\n{error}") from error
+    if failures:
+        raise RunError(said)
+
+
+def _tabulate(plan: Any, kinds: Sequence[str]) -> None:
+    """Write a study's tables and pages, and print the tables and the page's path."""
+    from crossguard.study import export, page
+    from crossguard.study import results as tabulate
+
     found = tabulate(plan)
-    for path in write(found, plan.out, kinds):
+    for path in export(found, plan.out, kinds):
         say(f"wrote {path}")
     links = _report(plan)
     written = page(found, plan.out / "study.html", links)
@@ -89,10 +102,7 @@ def study(
         results.print(table_of(f"minus {found.reference}, points, paired", shown, minus, signed=True))
     for note in found.notes:
         say(note)
-    results.print(str(written), markup=False, soft_wrap=True)
-    if failures:
-        lines = "\n".join(f"  {f.run.label}: {f.reason}" for f in failures)
-        raise RunError(f"{len(failures)} of {len(meant)} runs failed; the same command tries them again\n{lines}")
+    results.print(str(written), soft_wrap=True)
 
 
 def _words(text: str) -> list[str]:

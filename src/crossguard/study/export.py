@@ -47,7 +47,10 @@ def _write_json(results: Results, folder: Path) -> Path:
 
 
 def _write_csv(results: Results, folder: Path) -> Path:
-    """A line a recipe and figure: shares in [0, 1], relative improvement in points, prices without interval."""
+    """A line a recipe and figure: shares in [0, 1], relative improvement in points, prices without interval.
+
+    Differences to the reference stand beside the figures, those of further pairs on lines of their own.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -57,10 +60,11 @@ def _write_csv(results: Results, folder: Path) -> Path:
         for condition, metric, unit, estimate in _figures(row):
             line = {**common, "condition": condition, "metric": metric, "unit": unit, **_ends(estimate)}
             paired = against.get(row.name, {}).get(condition)
-            if paired is not None and metric == row.metric:
-                line |= {"reference": paired.second, "smallest_shown": _number(paired.smallest_shown)}
-                line |= _ends(paired.estimate, "difference", "difference_low", "difference_high")
-            writer.writerow(line)
+            writer.writerow(line | (_difference(paired) if paired is not None and metric == row.metric else {}))
+        for d in results.differences:
+            if d.first == row.name and d.second != results.reference:
+                line = {**common, "condition": d.condition, "metric": row.metric, "unit": "share"}
+                writer.writerow(line | _difference(d))
         layers = {f"attention_{what}/{i}": v for what, by in row.attention.items() for i, v in enumerate(by)}
         for name, value in (row.prices | layers).items():
             writer.writerow({**common, "metric": name, "value": _number(value)})
@@ -78,6 +82,11 @@ def _figures(row: Row) -> list[tuple[str, str, str, Estimate]]:
     return found + [(f"missing:{m}", "reliance", "share", e) for m, e in row.reliance.items()]
 
 
+def _difference(d: Difference) -> dict[str, str]:
+    ends = _ends(d.estimate, "difference", "difference_low", "difference_high")
+    return {"reference": d.second, **ends, "smallest_shown": _number(d.smallest_shown)}
+
+
 def _ends(e: Estimate, value: str = "value", low: str = "low", high: str = "high") -> dict[str, str]:
     return {value: _number(e.value), low: _number(e.low), high: _number(e.high)}
 
@@ -88,15 +97,15 @@ def _number(value: float) -> str:
 
 
 def _write_latex(results: Results, folder: Path) -> Path:
-    """Tabulars: figures in per cent with their intervals, differences to the reference in points, and prices."""
+    """Tabulars: figures in per cent with their intervals, differences in points, and prices."""
     parts = [f"% {results.title}: means over seeds {', '.join(map(str, results.seeds))}; \\usepackage{{booktabs}}"]
     shown = results.conditions
     head = ["", *(text.short(c) for c in shown), "Avg", "RI"]
-    parts.append(_tabular(head, [_latex_row(row, shown, results.reference) for row in results.rows]))
-    if results.reference is not None:
-        against = results.against(results.reference)
-        head = [f"minus {results.reference}", *(text.short(c) for c in shown)]
-        lines = [[_escape(name), *(_latex_difference(by.get(c)) for c in shown)] for name, by in against.items()]
+    parts.append(_tabular(head, [_latex_row(row, shown, results) for row in results.rows]))
+    for second in results.seconds:
+        head = [f"minus {second}", *(text.short(c) for c in shown)]
+        against = results.against(second).items()
+        lines = [[_escape(name), *(_latex_difference(by.get(c)) for c in shown)] for name, by in against]
         parts.append(_tabular(head, lines))
     head = ["", *_PRICES.values(), f"latency, times {results.reference or 'the reference'}"]
     parts.append(_tabular(head, [_latex_prices(row, results.reference) for row in results.rows]))
@@ -114,14 +123,14 @@ def _tabular(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _latex_row(row: Row, shown: Sequence[str], reference: str | None) -> list[str]:
-    cells = [_escape(row.name)]
+def _latex_row(row: Row, shown: Sequence[str], results: Results) -> list[str]:
+    cells = [_escape(row.name + results.seeds_of(row))]
     for c in shown:
         cells.append(_latex_share(row.conditions[c][row.metric]) if c in row.conditions else "--")
     cells.append(_latex_share(row.average))
     ri = row.relative_improvement
     if ri is None:
-        return [*cells, "0" if row.name == reference else "--"]
+        return [*cells, "0" if row.name == results.reference else "--"]
     return [*cells, _small(f"${ri.value:+.1f}$", f"${ri.low:+.1f}$, ${ri.high:+.1f}$")]
 
 

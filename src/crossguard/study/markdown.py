@@ -24,7 +24,7 @@ def write_markdown(results: Results, folder: Path) -> Path:
         f"## {_metric(results)}, in per cent",
         _accuracies(results),
     ]
-    for second in dict.fromkeys(d.second for d in results.differences):
+    for second in results.seconds:
         parts += [
             f"## Minus {second}, in points, paired by sample and seed",
             "Bold where the interval leaves zero out; after the bar, the smallest true difference that this design "
@@ -84,7 +84,7 @@ def _shown(results: Results) -> list[str]:
 def _accuracies(results: Results) -> str:
     lines = [
         [
-            row.name + ("" if row.seeds == results.seeds else f" ({len(row.seeds)} of {len(results.seeds)} seeds)"),
+            row.name + results.seeds_of(row),
             *(_share(row.conditions[c][row.metric] if c in row.conditions else None) for c in _shown(results)),
             _share(row.average),
             "0" if row.name == results.reference else _points(row.relative_improvement),

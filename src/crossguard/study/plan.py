@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,7 @@ _Value = int | str
 def heading(
     title: str | None = None,
     seeds: Annotated[tuple[_Seed, ...], Field(min_length=1)] = (0, 1, 2),
-    folds: Literal["all", "none"] | tuple[_Value, ...] | None = None,
+    folds: Literal["all", "none"] | Annotated[tuple[_Value, ...], Field(min_length=1)] | None = None,
     reference: str | None = None,
     pairs: tuple[tuple[str, str], ...] = (),
     settings: tuple[str, ...] = (),
@@ -67,9 +68,15 @@ class Run:
             digest = meta["recipe"].pop("digest")
             if not meta["complete"]:
                 return False
-            return digest == self.recipe.digest or validate(meta["recipe"]).digest == self.recipe.digest
+            return digest == self.recipe.digest or _resolved(json.dumps(meta["recipe"])) == self.recipe.digest
         except (RunError, RecipeError, KeyError, TypeError, AttributeError):
             return False
+
+
+@cache  # it builds the model, and a study asks each run several times whether it is finished
+def _resolved(document: str) -> str:
+    """The digest of a recipe (JSON) with the defaults of today."""
+    return validate(json.loads(document)).digest
 
 
 @dataclass(frozen=True)
@@ -107,9 +114,11 @@ def read_study(
     problems.stop(source)
     assert top is not None
     common = [*top["settings"], *settings]
-    for setting in common:
+    put = [("settings", setting) for setting in common]
+    put += [] if fold is None else [("fold", setting) for setting in (*fold["settings"], fold["option"])]
+    for key, setting in put:
         if setting.partition("=")[0].strip() in ("seed", "name"):
-            problems.add("settings", f"{setting}: a study sets seeds itself (seeds: [0, 1]), and its recipes the names")
+            problems.add(key, f"{setting}: a study sets seeds itself (seeds: [0, 1]), and its recipes the names")
     chosen = _folds(top["folds"], fold, problems)
     if len(set(top["seeds"])) < len(top["seeds"]):
         problems.add("seeds", f"found {list(top['seeds'])}, expected each seed once")
@@ -121,16 +130,19 @@ def read_study(
             if name is not None and name not in names:
                 problems.add(key, f"no recipe is named {name!r}{suggestion(name, names)}")
     problems.stop(str(folder))
-    title = top["title"] or folder.resolve().name
+    title = " ".join((top["title"] or folder.resolve().name).split())  # one line: a heading, a comment in LaTeX
     return Study(title, out, names, top["seeds"], tuple(chosen), top["reference"], top["pairs"], runs)
 
 
 def _files(folder: Path) -> tuple[list[Path], bool]:
     """The recipes in a folder, and whether it has a `study.yaml`; raises RecipeError where there are none."""
     try:
-        found = sorted(path for path in folder.iterdir() if path.suffix == ".yaml")
+        found = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
     except OSError as error:
         raise RecipeError(f"could not read the folder {folder}: {error.strerror or error}") from error
+    for path in found:
+        if path.suffix == ".yml":
+            raise RecipeError(f"{path} would not be read: a study takes *.yaml; rename it, or move it elsewhere")
     files = [path for path in found if path.name != FILE]
     if not files:
         raise RecipeError(f"{folder} holds no recipes; expected a folder of *.yaml files, one a model")
@@ -172,20 +184,19 @@ def _runs(
     found: list[Run] = []
     owner: dict[str, Path] = {}
     for file in files:
+        try:
+            # Once a fold and not a seed: each builds the model.
+            recipes = {f: load(file, [*common, *settings, f"seed={seeds[0]}"]) for f, settings in folds.items()}
+        except RecipeError as error:
+            problems.found.extend(str(error).splitlines())
+            continue
+        name = next(iter(recipes.values())).name
+        if owner.setdefault(name, file) != file:
+            problems.add(file.name, f"its name is {name!r}, as is that of {owner[name].name}")
         for seed in seeds:
-            for fold, settings in folds.items():
-                try:
-                    recipe = load(file, [*common, *settings, f"seed={seed}"])
-                except RecipeError as error:
-                    problems.found.extend(str(error).splitlines())
-                    break
-                if owner.setdefault(recipe.name, file) != file:
-                    problems.add(file.name, f"its name is {recipe.name!r}, as is that of {owner[recipe.name].name}")
-                    break
-                place = out / recipe.name / f"seed-{seed}"
-                found.append(Run(recipe, fold, place if fold is None else place / f"fold-{fold}"))
-            else:
-                continue
-            break  # one complaint a recipe
+            place = out / name / f"seed-{seed}"
+            for fold, recipe in recipes.items():
+                mine = replace(recipe, seed=seed, document={**recipe.document, "seed": seed})
+                found.append(Run(mine, fold, place if fold is None else place / f"fold-{fold}"))
     problems.stop("recipes")
     return tuple(found)

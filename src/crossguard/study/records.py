@@ -37,6 +37,8 @@ class Repeated(Record):
 
     def of_seeds(self, seeds: Sequence[int]) -> Repeated:
         """The same of some of the seeds."""
+        if set(seeds) >= set(self.seeds):
+            return self  # with all that it has ranked
         return repeated({seed: run for seed, run in zip(self.seeds, self.runs, strict=True) if seed in seeds})
 
     def ranked(self, condition: str, metric: str = "gap", times: Array | None = None) -> Array:

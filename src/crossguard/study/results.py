@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,13 @@ import numpy as np
 
 from crossguard.core.errors import InputError, RunError
 from crossguard.evaluation import Estimate, Record
-from crossguard.evaluation.comparison import check_attacks, paired_difference, relative_improvement, smallest_shown
+from crossguard.evaluation.comparison import (
+    check_attacks,
+    pair,
+    paired_difference,
+    relative_improvement,
+    smallest_shown,
+)
 from crossguard.evaluation.conditions import in_order
 from crossguard.evaluation.statistics import mean_known
 from crossguard.evaluation.tolerance import unseen
@@ -100,6 +107,15 @@ class Results:
         """The rows, what keeps most with all attacked at once first."""
         return sorted(self.rows, key=lambda row: -math.inf if row.kept is None else row.kept.value, reverse=True)
 
+    @property
+    def seconds(self) -> list[str]:
+        """What recipes are compared with: the reference, then those that pairs name."""
+        return list(dict.fromkeys(d.second for d in self.differences))
+
+    def seeds_of(self, row: Row) -> str:
+        """What stands after a row's name where some of its seeds are not finished, as in " (1 of 2 seeds)"."""
+        return "" if row.seeds == self.seeds else f" ({len(row.seeds)} of {len(self.seeds)} seeds)"
+
     def against(self, second: str) -> dict[str, dict[str, Difference]]:
         """First -> condition -> difference to `second`."""
         found: dict[str, dict[str, Difference]] = {}
@@ -114,7 +130,10 @@ class Results:
 
 
 def results(study: Study) -> Results:
-    """The tables of what is finished: seeds of which every fold is. Raises RunError where no recipe has one."""
+    """The tables of what is finished: seeds of which every fold is.
+
+    Raises RunError where no recipe has one, and where the data have changed between runs.
+    """
     records, notes = _gather(study)
     if not records:
         raise RunError(f"{study.out}: no recipe has a finished seed; there is nothing to tabulate yet")
@@ -134,19 +153,40 @@ def results(study: Study) -> Results:
 
 def _gather(study: Study) -> tuple[dict[str, Repeated], list[str]]:
     """The Records by recipe, and what is missing."""
-    found: dict[str, Repeated] = {}
+    found: dict[str, dict[int, Record]] = {}
+    metas: list[tuple[Run, Mapping[str, Any]]] = []
     missing: list[Run] = []
     for name in study.names:
-        by_seed: dict[int, Record] = {}
         for seed in study.seeds:
             runs = [r for r in study.runs if r.recipe.name == name and r.recipe.seed == seed]
             lacking = [run for run in runs if not run.finished]
             missing += lacking
             if runs and not lacking:
-                by_seed[seed] = pooled([Record.load(run.folder) for run in runs])
-        if by_seed:
-            found[name] = repeated(by_seed)
-    return found, _unfinished(study, missing)
+                records = [Record.load(run.folder) for run in runs]
+                metas += [(run, record.meta) for run, record in zip(runs, records, strict=True)]
+                found.setdefault(name, {})[seed] = pooled(records)
+    _check_data(metas)
+    return {name: repeated(by_seed) for name, by_seed in found.items()}, _unfinished(study, missing)
+
+
+def _check_data(metas: Sequence[tuple[Run, Mapping[str, Any]]]) -> None:
+    """Raise RunError where runs that read the same data and tested the same samples found other contents in them."""
+    dated: list[tuple[Run, str, str]] = []
+    for run, meta in sorted(metas, key=lambda one: one[1]["created"]):
+        held = meta.get("data")  # records of earlier versions do not say
+        if held is not None:
+            # Other batches of the same samples have another hash.
+            which = json.dumps([run.recipe.document["data"], held["order"]], sort_keys=True)
+            dated.append((run, which, held["content"]))
+    last = {which: content for _, which, content in dated}
+    old = [(run, content, last[which]) for run, which, content in dated if content != last[which]]
+    if old:
+        lines = "".join(f"\n  {run.folder}: contents {was}, later {now}" for run, was, now in old)
+        raise RunError(
+            f"the data have changed between runs: {len(old)} of {len(metas)} were tested on samples of the same ids as "
+            f"later ones, but of other inputs, masks, targets or groups; remove these run folders and give the same "
+            f"command again, or choose another --out:{lines}"
+        )
 
 
 def _unfinished(study: Study, missing: Sequence[Run]) -> list[str]:
@@ -228,6 +268,12 @@ def _differences(first: Repeated, second: Repeated, notes: list[str]) -> list[Di
     if not seeds:
         notes.append(f"{first.name} and {second.name} have no finished seed in common: not compared")
         return []
+    shared = len(pair(one, other)[0])
+    if shared < max(len(one), len(other)):
+        notes.append(
+            f"{first.name} and {second.name} are compared on the {shared} samples that they share, of {len(first)} and "
+            f"{len(second)}"
+        )
     unlike = _unlike(first, second)
     if unlike:
         notes.append(f"only clean and missing are compared: {unlike}")
