@@ -27,6 +27,12 @@ def test_a_run_is_diagnosed_and_its_universal_perturbations_shown_to_another(
     assert found["name"] == "concat-standard"
     assert len(found["classes"]) == len(found["density"]["fused"])
 
+    beside = tmp_path / "beside"
+    few = ("--samples", 2, "--steps", 1, "--projection", "none")
+    result = crossguard("diagnose", run, "--set", "threat.rgb.eps=8/255", *few, "--out", beside)
+    assert result.stdout.splitlines()[-1] == str(beside / "diagnosis.json")
+    assert json.loads((run / "diagnosis.json").read_text()) == found
+
     result = crossguard("universal", run, tmp_path / "run1", "--epochs", 1)
     assert result.exit_code == 0, result.stderr
     assert "in-sample" in result.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import crossguard as cg
 from crossguard import Batch, Inputs
+from crossguard.core.batch import Feature
 from crossguard.diagnostics.diagnose import diagnose
 from crossguard.diagnostics.predictors import predictors
 from crossguard.diagnostics.projection import attack_paths, project
@@ -192,6 +194,82 @@ def test_a_diagnosis_attacks_through_the_view(trained: nn.Module) -> None:
         diagnose(Hidden(trained, hides), dataset("toy", 40, 9), THREAT, **options)["shapley"] for hides in (False, True)
     )
     assert seen["joint"] == plain["joint"] != plain["clean"]
+
+
+class Net(nn.Module):
+    """Somebody's model, which returns logits alone; its feature maps are (N, 4, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body, self.head = nn.Conv1d(2, 4, 1), nn.Linear(12, 2)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.head(self.body(torch.stack([a, b], dim=1)).relu().flatten(1))
+
+
+def test_of_an_adapted_model_all_is_measured_but_what_needs_latents_and_these_can_be_named() -> None:
+    model, data = cg.adapt(Net(), inputs=["a", "b"]), dataset("toy", 40, 9)
+    options = {"task": TASK, "samples": 20, "steps": 5}
+    without = diagnose(model, data, THREAT, **options)
+    assert without["notes"] == {"latents": "the model returns no latents; name submodules: at={'fused': 'path.of.one'}"}
+    for name in ("density", "contrast", "convexity", "projection"):
+        assert without[name] == {}
+    assert without["seen"] is None
+    found = diagnose(model, data, THREAT, at={"fused": "net.body"}, **options)
+    assert found["shapley"] == without["shapley"]
+    assert found["seen"] == [20, 20]
+    assert set(found["density"]) == set(found["contrast"]) == {"fused"}
+    assert set(found["notes"]) == {"convexity"}
+    assert "with branches" in found["notes"]["convexity"]
+    assert found["predictors"][0]["name"] == "density"
+    assert len(found["projection"]["points"]) == 40
+    assert len(found["projection"]["paths"]) > 0
+    other = diagnose(model, data, THREAT, at={"maps": "net.body"}, **options)
+    assert other["notes"]["projection"] == "no latent is named 'fused'; there are ['maps']"
+    with pytest.raises(cg.ModelError, match=r"no submodule 'body' for the latent 'fused'; did you mean 'net.body'"):
+        diagnose(model, data, THREAT, at={"fused": "body"}, **options)
+
+
+class FusedAlone(TwoBranch):
+    def fuse(self, features: dict[str, Feature], need: Sequence[str] = ()) -> cg.Output:
+        whole = super().fuse(features, need)
+        return replace(whole, latents=None if whole.latents is None else {"fused": whole.latents["fused"]})
+
+
+def test_branches_without_latents_of_their_own_have_a_convexity() -> None:
+    found = diagnose(FusedAlone(), dataset("toy", 24, 9), THREAT, task=TASK, samples=10, steps=1, projection=None)
+    assert set(found["density"]) == {"fused"}
+    assert set(found["convexity"]) == {"all", "ends right", "only:a", "only:b"}
+
+
+class Watched(TwoBranch):
+    """Takes no notice of its inputs, but of how many samples it is handed at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def fuse(self, features: dict[str, Feature], need: Sequence[str] = ()) -> cg.Output:
+        self.most = max(self.most, len(features["a"].value))
+        return super().fuse({n: Feature(0 * f.value) for n, f in features.items()}, need)
+
+
+def test_nothing_is_asked_of_more_samples_at_once_than_a_batch_has_and_no_figure_is_certain() -> None:
+    model = Watched()
+    options = {"task": TASK, "samples": 40, "steps": 1, "batch_size": 8, "projection": None}
+    found = diagnose(model, dataset("toy", 40, 9), THREAT, **options)
+    assert model.most == 8
+    for estimate in found["shapley"]["clean"].values():
+        assert estimate["value"] == 0.0
+        assert estimate["low"] == pytest.approx(-0.088, abs=1e-3)
+        assert estimate["high"] == pytest.approx(0.088, abs=1e-3)
+
+
+def test_predictors_of_no_samples_are_refused() -> None:
+    with pytest.raises(cg.InputError, match="yields no samples"):
+        predictors(TwoBranch(), [], THREAT, task=TASK)
 
 
 def test_a_batch_is_no_data_set() -> None:

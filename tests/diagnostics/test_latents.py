@@ -104,6 +104,17 @@ def test_submodules_of_anyones_model() -> None:
         latents(net, [batch])
     with pytest.raises(ModelError, match="need a model with branches"):
         latents(net, [batch], features=True)
+    with pytest.raises(ModelError, match="no submodule 'bodi' for the latent 'fused'; did you mean 'body'"):
+        latents(net, [batch], at={"fused": "bodi"})
+
+
+def test_submodules_of_a_model_with_branches_beside_what_they_hand_over() -> None:
+    net = model().eval()
+    (batch,) = batches(6, 6)
+    plain, found = (latents(net, [batch], features=f, at={"layer1": "encoders.a.layer1"}) for f in (False, True))
+    assert set(found.values) == {"a", "b", "fused", "layer1"}
+    for name, value in plain.values.items():
+        torch.testing.assert_close(found.values[name], value)
 
 
 def test_bad_input_is_refused() -> None:

@@ -18,6 +18,7 @@ from crossguard.cli.train import Device, Settings
 def diagnose(
     run: Annotated[Path, typer.Argument(help="A run folder of `crossguard train`.")],
     settings: Settings = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the diagnosis; default: the run.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Test samples that are attacked.")] = 400,
     steps: Annotated[int, typer.Option(min=1, help="Steps of those attacks.")] = 50,
     projection: Annotated[
@@ -32,7 +33,12 @@ def diagnose(
         crossguard report runs/mine -o mine.html
 
     Density and convexity of each class in each branch and fused, Shapley shares of the modalities clean and attacked,
-    and which cheap measure ranks classes as a minimum-norm attack does. Kept in RUN/diagnosis.json.
+    and which cheap measure ranks classes as a minimum-norm attack does. Kept in RUN/diagnosis.json. Beside an
+    evaluation with settings of its own, give the same ones:
+
+        crossguard evaluate runs/mine --set threat.rgb.eps=8/255 --out runs/mine-8
+
+        crossguard diagnose runs/mine --set threat.rgb.eps=8/255 --out runs/mine-8
     """
     from crossguard.recipe.diagnosis import DIAGNOSIS, diagnose_run
 
@@ -40,6 +46,7 @@ def diagnose(
         found = diagnose_run(
             run,
             settings or [],
+            out=out,
             samples=samples,
             steps=steps,
             projection=None if projection == "none" else projection,
@@ -53,8 +60,8 @@ def diagnose(
         say(line)
     for what, why in found["notes"].items():
         say(f"{what} was not measured: {why}")
-    say(f"next: crossguard report {run} -o page.html")
-    results.print(str(run / DIAGNOSIS), markup=False, soft_wrap=True)
+    say(f"next: crossguard report {out or run} -o page.html")
+    results.print(str((out or run) / DIAGNOSIS), soft_wrap=True)
 
 
 def said(estimate: Mapping[str, Any], form: str = ".2f") -> str:

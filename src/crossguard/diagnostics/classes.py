@@ -46,14 +46,15 @@ def times_drawn(codes: Tensor, seed: int, draws: int = DRAWS) -> Tensor:
     _, code = codes.cpu().unique(return_inverse=True)
     if int(code.max()) == 0:  # one group tells nothing apart
         code = torch.arange(len(code))
-    groups = int(code.max()) + 1
+    sizes = code.bincount()
     generator = torch.Generator().manual_seed(seed)
-    by_group = torch.randint(groups, (draws, groups), generator=generator)
-    chosen = torch.zeros(draws, groups).scatter_add_(1, by_group, torch.ones(draws, groups))
-    if groups == len(code):
-        return chosen[:, code].double()
-    # Samples within a drawn group are Poisson, as many as it has in the mean: the usual bootstrap but for their total.
-    return torch.poisson(chosen[:, code], generator=generator).double()
+    groups = torch.randint(len(sizes), (draws, len(sizes)), generator=generator)
+    # A place for each sample of a drawn group, which any of the group may take.
+    group = groups.flatten().repeat_interleave(sizes[groups].flatten())
+    taken = (torch.rand(len(group), generator=generator, dtype=torch.float64) * sizes[group]).long()
+    sample = code.argsort(stable=True)[(sizes.cumsum(dim=0) - sizes)[group] + taken]
+    draw = torch.arange(draws).repeat_interleave(sizes[groups].sum(dim=1))
+    return (draw * len(code) + sample).bincount(minlength=draws * len(code)).view(draws, -1).double()
 
 
 def bootstrapped(value: float, drawn: Tensor, n: int, reason: str = "") -> Estimate:

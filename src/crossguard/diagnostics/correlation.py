@@ -16,9 +16,8 @@ LEAST = 5
 
 def ranks(values: Tensor) -> Tensor:
     """(N,) ranks from 1, equal values sharing their mean; inf may be among them."""
-    v = values.double()
-    below = (v[None] < v[:, None]).sum(dim=1)
-    return below + (1 + (v[None] == v[:, None]).sum(dim=1).double()) / 2
+    _, place, count = values.double().unique(return_inverse=True, return_counts=True)
+    return (count.cumsum(dim=0) - (count.double() - 1) / 2)[place]
 
 
 def rank_correlation(x: Tensor, y: Tensor, given: Sequence[Tensor] = ()) -> Estimate:
@@ -45,8 +44,6 @@ def rank_correlation(x: Tensor, y: Tensor, given: Sequence[Tensor] = ()) -> Esti
     if bool((norms <= 1e-9 * table[:, :2].norm(dim=0).clamp_min(1.0)).any()):
         return Estimate.undefined(n, "one side does not vary")
     r = min(max(float(left[:, 0] @ left[:, 1] / norms.prod()), -1.0), 1.0)
-    if n <= 3 + others:
-        return Estimate(r, -1.0, 1.0, n)
     half = Z95 * math.sqrt((1 + r * r / 2) / (n - 3 - others))
     # Of rankings that agree, no surer than if one pair of neighbours were swapped (our choice).
     most = 1 - 12 / (n**3 - n)

@@ -16,6 +16,7 @@ from crossguard.core.model import Branched, bare, borrowed, forward
 from crossguard.core.random import combine, sample_keys
 from crossguard.diagnostics.classes import members
 from crossguard.diagnostics.kept import Handed, Kept
+from crossguard.models.fusion.fusion import nearest
 from crossguard.models.layers import Layer, with_layers
 
 
@@ -86,11 +87,11 @@ class Gathering:
         """Take in a batch, from any device; raises ModelError where there are no latents."""
         parameter = next(self.net.parameters(), None)
         batch = batch if parameter is None else batch.to(parameter.device)
-        rows = _rows(self.net, batch, self.features, self.at)
-        belongs = members(batch.targets, len(batch), rows["logits"].shape[1])
+        found = rows(self.net, batch, self.at, features=self.features)
+        belongs = members(batch.targets, len(batch), found["logits"].shape[1])
         self.kept = self.kept or Kept(self.most, belongs.shape[1])
         keys = combine(sample_keys(batch.ids or None, batch.inputs), self.seed)
-        self.kept.see(keys.cpu(), belongs.cpu(), rows, batch)
+        self.kept.see(keys.cpu(), belongs.cpu(), found, batch)
 
     def done(self) -> Latents:
         """What is kept in the end; raises InputError where there was no sample."""
@@ -114,19 +115,21 @@ def rest(model: nn.Module) -> Callable[[Mapping[str, Feature]], Output]:
     return lambda features: net.fuse(dict(features))
 
 
-def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> dict[str, Any]:
-    """Everything that is kept of a batch, by "kind/name"."""
-    layers = {path: Layer(net.get_submodule(path).forward) for path in at.values()}
-    branches: tuple[str, ...] = getattr(net, "modalities", ()) if isinstance(net, Branched) else ()
+def rows(net: nn.Module, batch: Batch, at: Mapping[str, str], *, features: bool = False) -> dict[str, Any]:
+    """Everything that is kept of a batch, by "kind/name"; raises ModelError where there are no latents."""
+    layers = _layers(net, at)
+    seen = with_layers(net, layers) if at else net
     found: dict[str, Any] = {}
-    if branches and wanted and isinstance(net, Branched):
-        features = {n: net.encode(n, batch.inputs[n], batch.mask.get(n)) for n in branches if n in batch.inputs}
-        output = net.fuse(features, ("latents",))
-        found |= {f"feature/{n}": Handed.of(f, batch.inputs[n]) for n, f in features.items()}
-    elif wanted:
-        raise ModelError("the features of branches need a model with branches, such as cg.FusionModel")
+    if features:
+        branches: tuple[str, ...] = getattr(net, "modalities", ())
+        if not (branches and isinstance(seen, Branched)):
+            raise ModelError("the features of branches need a model with branches, such as cg.FusionModel")
+        handed = {n: seen.encode(n, batch.inputs[n], batch.mask.get(n)) for n in branches if n in batch.inputs}
+        output = seen.fuse(handed, ("latents",))
+        found |= {f"feature/{n}": Handed.of(f, batch.inputs[n]) for n, f in handed.items()}
+        found |= {f"present/{n}": _present(batch, n) for n in handed}
     else:
-        output = forward(with_layers(net, layers) if at else net, batch.inputs, batch.mask, ("latents",))
+        output = forward(seen, batch.inputs, batch.mask, ("latents",))
     values = dict(output.latents or {})
     for name, path in at.items():
         layers[path].check(name, path)
@@ -134,9 +137,26 @@ def _rows(net: nn.Module, batch: Batch, wanted: bool, at: Mapping[str, str]) -> 
     if not values:
         raise ModelError("the model returns no latents; name submodules: at={'fused': 'path.of.one'}")
     for name, value in values.items():
-        if len(value) != len(batch):
-            raise ModelError(f"the latent {name!r} has {len(value)} rows for {len(batch)} samples, expected one each")
-        here = is_present(batch.mask, name, len(batch))
+        count = len(value) if value.dim() else 0
+        if count != len(batch):
+            raise ModelError(f"the latent {name!r} has {count} rows for {len(batch)} samples, expected one each")
         found[f"value/{name}"] = value.flatten(2).mean(dim=2) if value.dim() > 2 else value.reshape(len(value), -1)
-        found[f"present/{name}"] = torch.ones(len(batch), dtype=torch.bool) if here is None else here
+        found[f"present/{name}"] = _present(batch, name)
     return {**found, "logits": output.logits, "targets": batch.targets}
+
+
+def _layers(net: nn.Module, at: Mapping[str, str]) -> dict[str, Layer]:
+    """By path what records the answer of the submodule there."""
+    known = {path: part for path, part in net.named_modules(remove_duplicate=False) if path} if at else {}
+    for name, path in at.items():
+        if path not in known:
+            alike = [p for p in known if p.rpartition(".")[2] == path.rpartition(".")[2]]
+            raise ModelError(
+                f"the model has no submodule {path!r} for the latent {name!r}; {nearest(path, alike or list(known))}"
+            )
+    return {path: Layer(known[path].forward) for path in at.values()}
+
+
+def _present(batch: Batch, name: str) -> Tensor:
+    here = is_present(batch.mask, name, len(batch))
+    return torch.ones(len(batch), dtype=torch.bool) if here is None else here

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crossguard.attacks import fgsm, fmn
 from crossguard.attacks.viewed import viewed
-from crossguard.core import Batch, Task, borrowed, forward, settle_task
+from crossguard.core import Batch, InputError, Task, borrowed, forward, settle_task
 from crossguard.core.batch import flat
 from crossguard.core.estimate import Estimate
 from crossguard.core.model import attack_view
@@ -49,23 +49,25 @@ def predictors(
     *,
     task: Task | None = None,
     steps: int = 100,
+    at: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Callable[[int], object] | None = None,
 ) -> list[Row]:
     """Rank correlations with the median FMN size of a class (in budgets, all modalities together, `steps` steps; a
     sample that is wrong already has 0).
 
-    The measures: "density" of the fused latents, "convexity" of what branches hand over (a model with branches alone),
-    "margin" (the mean clean one), "gradient" (the loss's slope: what a step of one budget gains to first order, its
-    sign turned, so that more of every measure should mean more robust), "fgsm" (accuracy). The last row, "fmn", is
-    robustness itself, for its price. Gradients and attacks go through the `attack_view()` that a model offers, and what
-    counts is what the model itself says. The model comes back as it was. What predicts well over the classes of one
-    model need not rank models: take `rank_correlation` over several. A batch is moved to the model's device and not
-    kept: of at most about 2,000 samples a class there stay the latents and what branches hand over, of all a number a
-    measure.
+    The measures: "density" of the fused latents (`at` as in `latents`), "convexity" of what branches hand over (a model
+    with branches alone), "margin" (the mean clean one), "gradient" (the loss's slope: what a step of one budget gains
+    to first order, its sign turned, so that more of every measure should mean more robust), "fgsm" (accuracy). The last
+    row, "fmn", is robustness itself, for its price. Gradients and attacks go through the `attack_view()` that a model
+    offers, and what counts is what the model itself says. The model comes back as it was. What predicts well over the
+    classes of one model need not rank models: take `rank_correlation` over several. A batch is moved to the model's
+    device and not kept: of at most about 2,000 samples a class there stay the latents and what branches hand over, of
+    all a number a measure. Raises InputError for a loader without samples.
     """
     seen, labels = Measured(), list[Tensor]()
-    gathered = {n: Gathering(model, most=2000, features=n == "convexity", seed=seed) for n in ("density", "convexity")}
+    asked = {n: n == "convexity" for n in ("density", "convexity")}
+    gathered = {n: Gathering(model, most=2000, features=f, at=at, seed=seed) for n, f in asked.items()}
     parameter = next(model.parameters(), None)
     for number, batch in enumerate(loader):
         batch = batch if parameter is None else batch.to(parameter.device)
@@ -75,9 +77,12 @@ def predictors(
         labels.append(members(batch.targets, len(batch), chosen.classes).cpu())
         if progress is not None:
             progress(number + 1)
+    if not labels:
+        raise InputError("the loader yields no samples; check the data set and its split")
     belongs = torch.cat(labels)
     by_class = {n: _by_class(torch.cat(v), belongs, median=n == "fmn") for n, v in seen.values.items()}
-    for name, measure in (("density", _density), ("convexity", _convexity)):
+    at_once = partial(_convexity, batch_size=max(map(len, labels)))
+    for name, measure in (("density", _density), ("convexity", at_once)):
         found = seen.tried(name, partial(measure, model, gathered[name], belongs.shape[1], seed))
         if found is not None:
             by_class[name] = torch.tensor([e.value for e in found], dtype=torch.float64)
@@ -165,10 +170,13 @@ def _density(net: nn.Module, gathering: Gathering, classes: int, seed: int) -> t
     return density(value, found.targets, groups=found.groups, classes=classes, seed=seed), 0, 0
 
 
-def _convexity(net: nn.Module, gathering: Gathering, classes: int, seed: int) -> tuple[list[Estimate], int, int]:
+def _convexity(
+    net: nn.Module, gathering: Gathering, classes: int, seed: int, batch_size: int
+) -> tuple[list[Estimate], int, int]:
     found = gathering.done()
     device = next(net.parameters(), torch.zeros(())).device
     with borrowed(net) as lent:
         features = {n: v.to(device) for n, v in found.features.items()}
-        answer = convexity(rest(lent), features, found.targets, groups=found.groups, classes=classes, seed=seed)
+        options: dict[str, Any] = {"groups": found.groups, "classes": classes, "batch_size": batch_size, "seed": seed}
+        answer = convexity(rest(lent), features, found.targets, **options)
     return answer, 2000 * sum(e.defined for e in answer), 0

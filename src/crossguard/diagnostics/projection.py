@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crossguard.core import Batch, InputError, ModelError, borrowed, forward
+from crossguard.core import Batch, InputError, ModelError, borrowed
+from crossguard.diagnostics.latents import rows
 
 Method: TypeAlias = Literal["pca", "tsne"]
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -63,14 +64,19 @@ def attack_paths(
     *,
     name: str = "fused",
     shares: Sequence[float] = SHARES,
+    at: Mapping[str, str] | None = None,
 ) -> Tensor:
-    """(N, S + 1, D) latents `name` on the straight way in input space from a batch to what an attack `found`."""
+    """(N, S + 1, D) latents `name` on the straight way in input space from a batch to what an attack `found`.
+
+    `at` as in `latents`. Raises ModelError for a latent that the model does not return.
+    """
     steps: list[Tensor] = []
     with borrowed(model) as net, torch.no_grad():
         for t in (0.0, *shares):
             inputs = {n: x if n not in found else x + t * (found[n] - x) for n, x in batch.inputs.items()}
-            values = forward(net, inputs, batch.mask, ("latents",)).latents
-            if values is None or name not in values:
-                raise ModelError(f"the model returns no latent {name!r}, found {sorted(values or {})}")
-            steps.append(values[name].flatten(1).cpu())
+            said = rows(net, batch.with_inputs(inputs), at or {})
+            if f"value/{name}" not in said:
+                known = sorted(n.removeprefix("value/") for n in said if n.startswith("value/"))
+                raise ModelError(f"the model returns no latent {name!r}, found {known}")
+            steps.append(said[f"value/{name}"].cpu())
     return torch.stack(steps, dim=1)

@@ -14,24 +14,33 @@ _WIDTH, _HEIGHT = 300.0, 220.0  # of the drawing
 
 
 def read(record: Any) -> dict[str, Any] | None:
-    """The diagnosis in a run folder; None where there is none, or where only a Record is at hand."""
+    """The diagnosis in a run folder, and in what it `differs` from the Record there: "weights", "data", "budgets", as
+    far as both say; None where there is none, or where only a Record is at hand."""
     path = Path(record) / FILE if isinstance(record, str | Path) else None
     if path is None or not path.exists():
         return None
     found = read_json(path)
-    return found if isinstance(found, dict) and found.get("format") == FORMAT else None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        return None
+    meta = read_json(path.with_name("record.json"))
+    known = {"weights": meta["fingerprint"]["model"], "budgets": meta["threat"]}
+    known["data"] = (meta["recipe"] or {}).get("data")
+    return {**found, "differs": [what for what, it in found.get("of", {}).items() if known[what] not in (None, it)]}
 
 
 def panels(names: Sequence[str], diagnoses: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """One for each model that was diagnosed."""
+    """One for each model that was diagnosed; of what is not of its Record, only that it is left out."""
     return [_panel(name, d) for name, d in zip(names, diagnoses, strict=False) if d is not None]
 
 
 def _panel(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    if found["differs"]:
+        return {"name": name, "differs": " and ".join(found["differs"])}
     columns = {f"density, {n}": v for n, v in found["density"].items()}
     columns |= {f"convexity, {n}": v for n, v in found["convexity"].items()}
     return {
         "name": name,
+        "differs": "",
         "samples": found["samples"],
         "columns": list(columns),
         "rows": [(c, [said(v[i]) for v in columns.values()]) for i, c in enumerate(found["classes"])],
