@@ -143,7 +143,7 @@ def starts(rows):
         threat = cg.ThreatModel(a=make(2.0, **box), b=make(3.0, **box))
         model = Linear({"a": (7, 3), "b": (5,)})
         result = cg.attacks.pgd(model, x, torch.zeros(len(rows)).long(), threat, steps=0, stop="never", select="last",
-                                ids=[f"clip {i}" for i in rows], restarts=2, seed=3)
+                                ids=[f"clip {i}" for i in rows], seed=3)
         found += b"".join(result.inputs[n][i].numpy().tobytes() for i in torch.tensor(rows).argsort() for n in x)
     return hashlib.sha256(found).hexdigest()
 """
@@ -328,3 +328,65 @@ def test_the_last_points_are_those_of_all_samples_or_refused() -> None:
     one = cg.ThreatModel(threat.budgets, at_most=1)
     with pytest.raises(cg.ThreatError, match='select="last" looks at no point'):
         pgd(model, inputs, targets, one, select="last", stop="never", steps=3)
+    for plan in ({"restarts": 3}, {"rivals": 2}):
+        attack = pgd if "restarts" in plan else apgd_t
+        with pytest.raises(cg.ThreatError, match='select="last" looks at no point'):
+            attack(model, inputs, targets, threat, select="last", stop="never", steps=3, **plan)
+
+
+class Skips(nn.Module):
+    """A model that does not run the branch of what no sample of a batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 3), nn.Linear(4, 3)
+
+    def forward(self, inputs: cg.Inputs, mask: dict[str, Tensor] | None = None) -> Tensor:
+        there = torch.ones(len(inputs["b"]), dtype=torch.bool) if mask is None else mask["b"]
+        answer = self.a(inputs["a"])
+        return answer + self.b(inputs["b"]) * there[:, None] if bool(there.any()) else answer
+
+
+@pytest.mark.parametrize("absent", ["the first", "all but one", "all"])
+@pytest.mark.parametrize("attack", [pgd, apgd, cg.worst_case])
+def test_a_branch_that_is_skipped_is_attacked_where_it_is_there(attack: Any, absent: str) -> None:
+    model = Skips()
+    inputs = {"a": torch.randn(40, 6), "b": torch.randn(40, 4)}
+    there = torch.arange(40) > {"the first": 0, "all but one": 38, "all": 40}[absent]
+    mask = {"b": there}
+    targets = model(inputs, mask).argmax(dim=1)
+    threat = cg.ThreatModel(a=cg.Linf(0.2), b=cg.Linf(0.5))
+    found = attack(model, inputs, targets, threat, mask=mask)
+    # Of a linear model the optimum is known: each class apart, all weights pushed by the whole budget.
+    logits, rows = model(inputs, mask), torch.arange(40)
+    reach = torch.zeros(40, 3)
+    for layer, eps, real in ((model.a, 0.2, torch.ones(40)), (model.b, 0.5, there.float())):
+        gap = layer.weight[targets][:, None] - layer.weight[None]  # (N, C, D)
+        reach += eps * gap.abs().sum(dim=2) * real[:, None]
+    margin = logits[rows, targets][:, None] - logits - reach
+    margin[rows, targets] = torch.inf
+    fooled = margin.amin(dim=1) <= 0
+    assert not bool((found.success & ~fooled).any())
+    assert int(found.success.sum()) >= 0.9 * int(fooled.sum()) > 0
+    assert torch.equal(found.inputs["b"][~there], inputs["b"][~there])
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd, apgd_t])
+def test_under_the_callers_autocast_objectives_climb_float32(attack: Any) -> None:
+    seen: list[torch.dtype] = []
+
+    class Watched(cg.SingleLabel):
+        def slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+            seen.append(logits.dtype)
+            return super().slope(logits, targets)
+
+        def margin(self, logits: Tensor, targets: Tensor) -> Tensor:
+            seen.append(logits.dtype)
+            return super().margin(logits, targets)
+
+    inputs = {"a": torch.randn(8, 6), "b": torch.randn(8, 4)}
+    threat = cg.ThreatModel(a=cg.Linf(0.05), b=cg.Linf(0.5))
+    with torch.autocast("cpu", torch.bfloat16):
+        attack(Skips(), inputs, torch.zeros(8).long(), threat, task=Watched(3), steps=3, stop="never")
+    assert set(seen) == {torch.float32}

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from crossguard.attacks.problem import Notes, Problem
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.rows import Rows, begin
 from crossguard.attacks.view import View, view
-from crossguard.core.batch import Inputs, take
+from crossguard.core.batch import Inputs, Mask, present, take
 from crossguard.core.errors import ModelError, ThreatError
 from crossguard.core.model import borrowed
 from crossguard.core.random import combine, sample_keys
@@ -70,6 +70,11 @@ def search(
         )
     if trace and (stop != "never" or plan.restarts > 1 or len(plan.rivals) > 1 or len(threat.subsets()) > 1):
         raise ThreatError('a trace needs stop="never", one restart, one rival at most and no at_most')
+    if select == "last" and (plan.restarts > 1 or len(plan.rivals) > 1):
+        raise ThreatError(
+            f'select="last" looks at no point, so it cannot choose among {plan.restarts} restarts and '
+            f'{len(plan.rivals)} rivals; expected one restart and one rival at most, or select="best"'
+        )
     if select == "last" and len(threat.subsets()) > 1:
         raise ThreatError(
             f'select="last" looks at no point, so it cannot choose which {threat.at_most} of {len(threat.names)} '
@@ -235,28 +240,27 @@ def _ascent(problem: Problem, rows: Rows, logits: Tensor, leaves: Inputs, check:
         return plan.climbed(said, goal), {}
     if slope is None:
         loss = plan.climbed(logits, goal)
-        return loss.detach(), _gradient(loss.sum(), leaves, check)
+        return loss.detach(), _gradient(loss.sum(), leaves, rows.view.mask, check)
     loss = plan.climbed(said, goal) if plan.step.loss or problem.traced else said.new_empty(0)
     # A sum, not grad_outputs: for those, torch compares symbolic shapes, and imports sympy (seconds) to do so.
-    return loss, _gradient((logits * slope(said, goal)).sum(), leaves, check)
+    return loss, _gradient((logits * slope(said, goal)).sum(), leaves, rows.view.mask, check)
 
 
-def _gradient(output: Tensor, leaves: Inputs, check: bool) -> Inputs:
-    """Gradients of a number at the leaves; raises ModelError where one has none."""
-    if check and not output.requires_grad:
-        raise ModelError(
-            f"the model yields no gradient for {list(leaves)}: its output does not depend on them differentiably"
-        )
-    found = torch.autograd.grad(output, list(leaves.values()), allow_unused=True)
-    gradient = dict(zip(leaves, found, strict=True))
-    if check:
-        for name, g in cast("dict[str, Tensor | None]", gradient).items():
-            if g is None:
-                raise ModelError(
-                    f"the model yields no gradient for {name!r}: it ignores this input or detaches it; "
-                    f"leave it out of the threat model, or attack through a differentiable stand-in"
-                )
-    return gradient
+def _gradient(output: Tensor, leaves: Inputs, mask: Mask, check: bool) -> Inputs:
+    """Gradients of a number at the leaves, 0 where it does not depend on one; with `check`, raises ModelError there,
+    unless no row has anything of that modality, whose branch a model may then skip."""
+    found: Any = (None,) * len(leaves)
+    if output.requires_grad:
+        found = torch.autograd.grad(output, list(leaves.values()), allow_unused=True)
+    cut = [n for n, g in zip(leaves, found, strict=True) if g is None]
+    for name in cut if check else ():
+        there = present(mask, name, len(leaves[name]))
+        if there is None or bool(there.any()):
+            raise ModelError(
+                f"the model yields no gradient for {name!r}: it ignores this input or detaches it; "
+                f"leave it out of the threat model, or attack through a differentiable stand-in"
+            )
+    return {n: torch.zeros_like(x) if g is None else g for (n, x), g in zip(leaves.items(), found, strict=True)}
 
 
 def _plain(x: Tensor) -> Tensor:

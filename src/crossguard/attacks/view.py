@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,11 +38,11 @@ class View:
             x = next(iter(point.values()))
             rows = torch.arange(1 << max(len(x) - 1, 0).bit_length(), device=x.device).clamp_max(len(x) - 1)
             return take(replace(self, bucketed=False), rows).logits(take(point, rows))[: len(x)]
-        if self.precision is None:
-            return self._logits(point)
-        device = next(iter(point.values())).device
-        with torch.autocast(device.type, self.precision):
-            return self._logits(point).float()
+        device = next(iter(point.values())).device.type
+        with nullcontext() if self.precision is None else torch.autocast(device, self.precision):
+            found = self._logits(point)
+        # The caller may run the attack under autocast: what is climbed and compared is float32 all the same.
+        return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
 
     def _logits(self, point: Inputs) -> Tensor:
         if self.branched is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crossguard.attacks.arguments import check_arguments
 from crossguard.attacks.result import AttackResult
 from crossguard.attacks.stages import EFFORTS, Ids, Stage, Worst, run_stage
-from crossguard.core.batch import Inputs, Mask, flat, take
+from crossguard.core.batch import Inputs, Mask, flat, present, take
 from crossguard.core.errors import ThreatError
 from crossguard.core.model import borrowed, forward
 from crossguard.core.task import Task, settle_task
@@ -106,18 +106,30 @@ def _begin(
 def _blind(net: nn.Module, inputs: Inputs, mask: Mask, names: tuple[str, ...]) -> tuple[frozenset[str], int]:
     """Modalities that the model's graph lets no gradient through, and the passes spent to see it.
 
-    That is no matter of data, so one sample tells, and batches cannot differ; where a gradient is merely zero, as
-    behind rounding, random search at the end is what is left.
+    That is no matter of data, so one sample tells (that has the modality, since a model may skip the branch of what is
+    absent), and batches cannot differ; where a gradient is merely zero, as behind rounding, random search at the end is
+    what is left.
     """
-    if not names or not len(inputs[names[0]]):
+    first = {n: _first(mask, n, len(inputs[n])) for n in names}
+    first = {n: i for n, i in first.items() if i is not None}
+    if not first:
         return frozenset(), 0
-    first = torch.zeros(1, dtype=torch.int64, device=inputs[names[0]].device)
-    leaves = {n: inputs[n][:1].clone().requires_grad_() for n in names}
-    logits = forward(net, {**take(inputs, first), **leaves}, take(mask, first)).logits
+    chosen = torch.tensor(sorted(set(first.values())), device=inputs[names[0]].device)
+    some = take(inputs, chosen)
+    leaves = {n: some[n].clone().requires_grad_() for n in first}
+    logits = forward(net, {**some, **leaves}, take(mask, chosen)).logits
     if not logits.requires_grad:
-        return frozenset(names), 1
+        return frozenset(first), len(chosen)
     slopes: Any = torch.autograd.grad(logits.sum(), list(leaves.values()), allow_unused=True)
-    return frozenset(n for n, slope in zip(names, slopes, strict=True) if slope is None), 1
+    return frozenset(n for n, slope in zip(leaves, slopes, strict=True) if slope is None), len(chosen)
+
+
+def _first(mask: Mask, name: str, samples: int) -> int | None:
+    """The first sample that has a modality; None where none has."""
+    there = present(mask, name, samples)
+    if there is None:
+        return 0 if samples else None
+    return int(there.int().argmax()) if bool(there.any()) else None
 
 
 @dataclass
