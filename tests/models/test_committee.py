@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor
 
 import crossguard as cg
 from crossguard.core import ModelError
+from crossguard.data.base import Splits, TensorDataset
 from crossguard.models import FusionModel, SeriesNet
 from crossguard.models.committee import committee
+from crossguard.models.fusion_model import check_task
 
 EVEN = (1.0, 1.0, 1.0)
 
@@ -97,3 +100,46 @@ def test_a_model_answers_by_its_committee_and_an_attack_goes_through_it() -> Non
 def test_what_cannot_be_meant(options: dict[str, object], words: str) -> None:
     with pytest.raises(ModelError, match=words):
         made(**options)
+
+
+class Wrapped(torch.nn.Module):
+    """A committee inside someone's own module."""
+
+    def __init__(self, net: FusionModel) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: cg.Inputs) -> cg.Output:
+        return self.net(inputs)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_several_labels_are_refused_before_any_work(wrapped: bool, tmp_path: Path) -> None:
+    model, threat = (Wrapped(made()) if wrapped else made()), cg.ThreatModel(a=cg.Linf(0.1))
+    inputs = {name: torch.randn(6, 9, 2) for name in ("a", "b")}
+    targets = torch.nn.functional.one_hot(torch.arange(6) % 5, 5)
+    modalities = {name: cg.Modality(name, "NTD", "unit") for name in inputs}
+    parts = (
+        TensorDataset("d", modalities, tuple("vwxyz"), inputs, targets, ids=tuple(f"{split}{i}" for i in range(6)))
+        for split in ("train", "validation", "test")
+    )
+    splits = Splits(*parts)
+    config = cg.TrainConfig(epochs=1, batch_size=6)
+    for started in (
+        lambda: cg.train(
+            model,
+            splits,
+            task=cg.MultiLabel(5),
+            threat=threat,
+            objective=cg.defences.Standard(),
+            config=config,
+            out=tmp_path / "run",
+        ),
+        lambda: cg.evaluate(model, [cg.Batch(inputs, targets)], threat, protocol="quick", out=tmp_path / "run"),
+    ):
+        with pytest.raises(ModelError, match="take inference 'vote' or 'fused'"):
+            started()
+        assert not list(tmp_path.rglob("*.*"))
+    check_task(model, cg.SingleLabel(5))
+    model.apply(lambda module: setattr(module, "inference", "vote") if isinstance(module, FusionModel) else None)
+    check_task(model, cg.MultiLabel(5))

@@ -139,6 +139,56 @@ def test_video_about_its_own_mean_is_seen_alike_at_any_distance() -> None:
     assert net.prepare(x[..., :2], None).flatten().tolist() == [-1.0, 1.0]
 
 
+def trained_video(**options: object) -> VideoResNet:
+    """A small network of which no bias is 0, so that what lies beside a clip is not either."""
+    torch.manual_seed(0)
+    net = VideoResNet(width=4, **options).double()  # type: ignore[arg-type]
+    net(torch.rand(4, 3, 16, 8, 8).double())
+    for p in net.parameters():
+        p.data.add_(0.3 * torch.randn_like(p))
+    return net.eval()
+
+
+@pytest.mark.parametrize(("stem", "stride"), [(3, 1), (3, 2), (2, 1), (2, 2), (1, 3)])
+@pytest.mark.parametrize("frames", [1, 10])
+def test_video_padding_changes_nothing(frames: int, stem: int, stride: int) -> None:
+    net = trained_video(stem=(stem, 3, 3), stride=(stride, 2, 2), blocks=(1, 2, 1, 1), outline=True)
+    clip = torch.rand(2, 3, frames, 8, 8).double()
+    for size in (16, 32):
+        padded = torch.cat([clip, torch.full((2, 3, size - frames, 8, 8), 9.0).double()], dim=2).requires_grad_()
+        mask = (torch.arange(size) < frames).view(1, 1, -1).expand(2, -1, -1)
+        for stage in net.stages:
+            part, alone = net.run(padded, mask, to=stage), net.run(clip, to=stage)
+            torch.testing.assert_close(part[:, :, : alone.shape[2]], alone)
+            torch.testing.assert_close(net.pool(part, mask), net.pool(alone, None))
+        (gradient,) = torch.autograd.grad(net.pool(net(padded, mask), mask).sum(), padded)
+        assert not gradient[:, :, frames:].any()
+        assert bool(gradient[:, :, :frames].any())
+
+
+def test_video_padded_beside_longer_clips_is_answered_as_alone() -> None:
+    net, x = trained_video(), torch.rand(3, 3, 16, 8, 8).double()
+    lengths = torch.tensor([16, 7, 10])
+    mask = (torch.arange(16) < lengths[:, None])[:, None]
+    together = net.pool(net(x, mask), mask)
+    for row, length in enumerate(lengths.tolist()):
+        alone = x[row : row + 1, :, :length]
+        torch.testing.assert_close(together[row : row + 1], net.pool(net(alone), None))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_video_of_bodies_in_every_frame_is_masked_at_its_input_alone(training: bool) -> None:
+    net, x = trained_video(outline=True).train(training), torch.rand(3, 3, 9, 8, 8).double()
+    mask = torch.rand(3, 1, 9, 8, 8) < 0.5
+    seen = net.prepare(x, mask)
+    for stage in net.stages:
+        layer = net.get_submodule(stage)
+        assert isinstance(layer, torch.nn.Sequential)
+        seen = layer(seen)  # as without a mask
+    assert torch.equal(net(x, mask), seen)
+    torch.testing.assert_close(net.pool(seen, mask), net.pool(seen, None))
+
+
 def test_video_is_moved_in_training_alone() -> None:
     torch.manual_seed(0)
     net = VideoResNet(channels=1, width=4, mean=0.0, std=1.0, shift=1)

@@ -155,6 +155,48 @@ def test_it_says_what_the_model_takes_and_gives_weights() -> None:
     assert torch.equal(copy.deepcopy(both)(x).logits, out.logits)
 
 
+class Missing(nn.Module):
+    """A model of inputs by modality that is told what is missing and looks at it all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 4), nn.Conv1d(2, 6, 3), nn.Linear(10, 3)
+
+    def forward(self, inputs: dict[str, Tensor], mask: dict[str, Tensor] | None = None) -> Tensor:
+        return self.head(torch.cat([self.a(inputs["a"]), self.b(inputs["b"]).mean(dim=2)], dim=1))
+
+
+@pytest.mark.parametrize("options", [{}, {"gate": "channel", "floor": 0.2}, {"residual": True}])
+def test_what_is_missing_has_no_weight_and_no_say(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    amr = AMR({"a": 4, "b": 6}, width=8, **options)
+    for p in amr.parameters():
+        p.data.normal_()
+    both = insert(Missing(), amr, at={"a": "a", "b": "b"}).eval()
+    x = {"a": torch.randn(4, 5), "b": torch.randn(4, 2, 9)}
+    gone = torch.tensor([False, True, False, True])
+    mask = {"b": ~gone[:, None, None].expand(4, 1, 9)}
+    out = forward(both, x, mask, need=("weights",))
+    assert out.weights is not None
+    assert not out.weights["b"][gone].any()
+    torch.testing.assert_close(out.weights["a"][gone], torch.ones(2))
+    torch.testing.assert_close(out.weights["a"] + out.weights["b"], torch.where(gone, 1.0, 2.0))
+    other = both({**x, "b": 100 + x["b"]}, mask)  # by position
+    assert torch.equal(other[gone], out.logits[gone])
+    assert not torch.isclose(other[~gone], out.logits[~gone]).all(dim=1).any()
+    torch.testing.assert_close(out.logits[~gone], both(x)[~gone])
+    plain = both(x)
+    for nothing_said in (None, {}, {"c": gone}):
+        assert torch.equal(both(x, mask=nothing_said), plain)
+
+
+def test_a_mask_of_other_rows_than_the_features_is_refused() -> None:
+    both = insert(Missing(), AMR({"a": 4, "b": 6}, width=8), at={"a": "a", "b": "b"})
+    x = {"a": torch.randn(4, 5), "b": torch.randn(4, 2, 9)}
+    with pytest.raises(ModelError, match="gives 4 rows, the mask of 'b' has 2"):
+        both(x, {"b": torch.ones(2, dtype=torch.bool)})
+
+
 class Odd(Theirs):
     """Runs a layer twice, or not at all."""
 

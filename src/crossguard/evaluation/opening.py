@@ -13,6 +13,7 @@ from crossguard.evaluation.attack import Case
 from crossguard.evaluation.checks import Probe, probe
 from crossguard.evaluation.protocol import Protocol
 from crossguard.evaluation.stream import Stream
+from crossguard.models.fusion_model import check_task
 from crossguard.threat import ThreatModel
 
 # After so many batches without a single gradient a modality counts as blind, or as ignored until a batch looks at it.
@@ -38,6 +39,7 @@ def look(
     with torch.no_grad():
         logits = forward(net, batch.inputs, batch.mask).logits
     task = settle_task(task, batch.targets, logits)
+    check_task(net, task)
     if not bool(torch.isfinite(logits).all()):
         raise ModelError("the model answers clean samples with NaN or Inf; nothing can be measured on it")
     if task.looks_like_probabilities(logits):

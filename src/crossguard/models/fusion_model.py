@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crossguard.core.batch import Feature, Inputs, Need, Output
 from crossguard.core.batch import present as is_present
 from crossguard.core.errors import ModelError
+from crossguard.core.task import MultiLabel, Task
 from crossguard.models.attention import Watch, watched, watching
 from crossguard.models.committee import committee, trusted
 from crossguard.models.encoder import Encoder, frame_mask
@@ -34,10 +35,11 @@ class FusionModel(nn.Module):
     adds a linear head a modality on its last features before they are reweighted (deep supervision). With
     `inference="vote"` the answer in eval mode is the mean of the fused and the auxiliary logits of what is there: up to
     a temperature, the product of what the heads believe (our choice); with "committee", that product with a `doubt` of
-    each head, and some trusted less than others (see `committee`). Training descends the heads' own losses as before,
-    on inputs attacked by way of the answer. One encoder makes a unimodal model. In eval mode each sample is answered by
-    itself alone. An absent modality (its mask all False) contributes nothing; inputs that have no encoder are ignored.
-    `movable` are the modalities of which more than the mask is looked at: what is left for an attacker to move.
+    each head, and some trusted less than others (see `committee`; for single labels alone). Training descends the
+    heads' own losses as before, on inputs attacked by way of the answer. One encoder makes a unimodal model. In eval
+    mode each sample is answered by itself alone. An absent modality (its mask all False) contributes nothing; inputs
+    that have no encoder are ignored. `movable` are the modalities of which more than the mask is looked at: what is
+    left for an attacker to move.
     """
 
     def __init__(
@@ -216,6 +218,17 @@ class FusionModel(nn.Module):
         everywhere = torch.ones(value.shape[0], dtype=torch.bool, device=value.device)
         there = [~everywhere if f is None else everywhere if f.present is None else f.present for f in given]
         return torch.stack(there, dim=1)
+
+
+def check_task(model: nn.Module, task: Task) -> None:
+    """Raise ModelError where a committee is to answer with several labels."""
+    if isinstance(task, MultiLabel) and any(
+        isinstance(part, FusionModel) and part.inference == "committee" for part in model.modules()
+    ):
+        raise ModelError(
+            "found inference 'committee' and targets of several labels, expected one label a sample: what its heads "
+            "believe are shares of one class against the others; take inference 'vote' or 'fused'"
+        )
 
 
 def _voted(fused: Tensor, auxiliary: Tensor, real: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from crossguard.core.random import text_key
 from crossguard.core.task import MultiLabel, Task
 from crossguard.data.base import Dataset, Splits
 from crossguard.defences.objective import Losses
+from crossguard.models.fusion_model import check_task
 from crossguard.threat import ThreatModel
 from crossguard.training.validation import drawn
 
@@ -45,6 +46,7 @@ def check_fit(
     """
     if len(splits.classes) != task.classes:
         raise InputError(f"the data have {len(splits.classes)} classes, the task {task.classes}; expected the same")
+    check_task(model, task)
     for part in (splits.train, splits.validation):
         task.check(part.targets)
     if isinstance(task, MultiLabel):

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from crossguard.core.batch import Output
+from crossguard.core.batch import Output, expand_mask, flat
 from crossguard.core.errors import ModelError
 from crossguard.models.fusion.amr import AMR
 from crossguard.models.fusion.fusion import nearest, scale_channels
@@ -32,6 +33,7 @@ class Inserted(nn.Module):
     pass collects them and stops at the last one; in a second, each of those submodules hands on its collected output
     times its weight. The price is one more forward pass of the branches; backward is paid once. The first pass works on
     copies of the buffers, so that batch statistics are counted once. `need=("weights",)` adds the weights (N,).
+    Where the model is called with a `mask` by modality, what it says is absent has weight 0 and is handed on as 0.
     """
 
     def __init__(self, model: nn.Module, amr: AMR, at: Mapping[str, str]) -> None:
@@ -70,8 +72,12 @@ class Inserted(nn.Module):
         if not self._takes_need:
             kwargs.pop("need", None)
         features = self._collect(args, kwargs)
+        there = self._there(args, kwargs, next(iter(features.values())))
+        if there is not None:
+            features = {n: x.where(expand_mask(there[n], x), x.new_zeros(())) for n, x in features.items()}
+        real = None if there is None else torch.stack(list(there.values()), dim=1)
         tokens = {name: x.flatten(2).mean(dim=2) if x.dim() > 2 else x for name, x in features.items()}
-        gates = self.reweight.gates(0, tokens, None)
+        gates = self.reweight.gates(0, tokens, real)
         scaled = {name: scale_channels(x, gates.scale[name]) for name, x in features.items()}
         with _Hooks(self, lambda name, _: scaled[name]):
             answer = self.model(*args, **kwargs)
@@ -98,6 +104,24 @@ class Inserted(nn.Module):
             return {name: features[name] for name in self.at}
         missed = {name: path for name, path in self.at.items() if name not in features}
         raise ModelError(f"insert: the model never ran {missed}, so their features cannot be weighed")
+
+    def _there(self, args: tuple[Any, ...], kwargs: dict[str, Any], some: Tensor) -> dict[str, Tensor] | None:
+        """(N,) by modality: whether it is there, as the `mask` of the call says; None where that tells of none."""
+        named = inspect.signature(self.model.forward).bind_partial(*args, **kwargs).arguments
+        given = kwargs.get("mask", named.get("mask"))
+        # A model's own `mask` may be anything else.
+        mask = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+        told = {name: flat(m).any(dim=1) for name in self.at if isinstance(m := mask.get(name), Tensor)}
+        if not told:
+            return None
+        for name, there in told.items():
+            if len(there) != len(some):
+                raise ModelError(
+                    f"insert: {self.at[name]!r} gives {len(some)} rows, the mask of {name!r} has {len(there)}; "
+                    f"expected a row a sample: choose a submodule after frames are put together"
+                )
+        everywhere = torch.ones(len(some), dtype=torch.bool, device=some.device)
+        return {name: told.get(name, everywhere) for name in self.at}
 
     def _checked(self, name: str, value: Any) -> Tensor:
         if not isinstance(value, Tensor) or value.dim() < 2 or value.shape[1] != self.dims[name]:
