@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,28 @@ def test_a_small_memory_draws_samples_by_the_seed() -> None:
 
     assert torch.equal(columns(1), columns(1))
     assert not torch.equal(columns(1), columns(2))
+
+
+def test_absent_samples_give_no_features_and_others_are_drawn_in_their_place() -> None:
+    fusion, context = ExFMem(size=20, iterations=2), context_of()
+    there = torch.arange(150) % 4 == 0
+    data = replace(dataset("toy", 150, 0), mask={"b": there})
+    Standard().epoch_start(model_of(fusion), data, context)
+    memories: Any = fusion.memories
+    assert bool(memories["b"].dictionary.any(dim=0).all()), "every column is a feature"
+    assert 20 < context.work.forwards < 150
+    complete: Any = ExFMem(size=20, iterations=2)
+    Standard().epoch_start(model_of(complete), dataset("toy", 150, 0), context_of())
+    assert torch.equal(memories["a"].dictionary, complete.memories["a"].dictionary)
+
+
+def test_the_memory_of_a_modality_that_is_never_there_stays_empty() -> None:
+    fusion: Any = ExFMem(size=5, iterations=2)
+    context = context_of()
+    data = replace(dataset("toy", 150, 0), mask={"b": torch.zeros(150, dtype=torch.bool)})
+    Standard().epoch_start(model_of(fusion), data, context)
+    assert [int(fusion.memories[name].filled) for name in "ab"] == [1, 0]
+    assert context.work.forwards < 150, "not the whole set is looked through"
 
 
 @pytest.mark.parametrize(("frozen_from", "filled"), [(0.0, [0]), (0.5, [0, 1]), (1.0, [0, 1, 2, 3])])

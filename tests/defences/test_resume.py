@@ -55,3 +55,14 @@ def test_resumes_to_the_same_bits(tmp_path: Path, name: str, stop: int) -> None:
     with pytest.raises(StopError):
         run(tmp_path, stop)
     assert same_weights(run(tmp_path, None), whole)
+
+
+@pytest.mark.filterwarnings("ignore:step")
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_an_objective_that_was_used_before_trains_as_a_new_one(name: str) -> None:
+    objective, config = REMEMBERING[name](), TrainConfig(epochs=2, batch_size=16, learning_rate=0.1, validation_steps=1)
+    first, again = (
+        cg.train(TwoBranch(), splits(), task=TASK, threat=THREAT, objective=objective, config=config).model.state_dict()
+        for _ in range(2)
+    )
+    assert same_weights(first, again)

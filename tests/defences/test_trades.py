@@ -117,6 +117,7 @@ def test_it_keeps_answers_in_place_where_adversarial_training_need_not() -> None
         ({"beta": -1.0}, "beta"),
         ({"climb": "up"}, "climb"),
         ({"attack": "fgsm"}, "gradient is 0"),
+        ({"attack": "mi_fgsm"}, "gradient is 0"),
         ({"attack": "noise"}, "goal of its own"),
         ({"clean_weight": 0.5}, "clean_weight"),
         ({"inner": "total"}, "inner: total"),
@@ -125,6 +126,9 @@ def test_it_keeps_answers_in_place_where_adversarial_training_need_not() -> None
 def test_options_that_cannot_be_meant_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         Trades(**options)  # type: ignore[arg-type]
-    Trades(climb="loss", attack="fgsm")
+    for attack in ("fgsm", "mi_fgsm"):
+        Trades(climb="loss", attack=attack)
+    for attack in ("pgd", "apgd"):
+        Trades(attack=attack)
     Trades(climb="loss", inner="total")
     assert issubclass(Trades, Adversarial)

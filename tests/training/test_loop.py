@@ -556,6 +556,12 @@ def test_patience_stops_early() -> None:
     assert result.epochs == result.best_epoch + 2 < 20
 
 
+def test_patience_is_not_tried_before_the_attacks_begin() -> None:
+    config = replace_config(epochs=6, patience=1, learning_rate=1e-9)
+    result = run(objective=Adversarial(steps=1, clean_start=0.5), config=config)
+    assert result.epochs == max(3, result.best_epoch) + 1 < 6
+
+
 def test_bf16_learns_too() -> None:
     result = run(config=replace_config(amp="bf16", epochs=6, learning_rate=0.02))
     assert result.accuracy.clean > 0.9
@@ -600,7 +606,7 @@ class Remembers(Objective):
         return {"count": self.count, "starts": self.starts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.count, self.starts = state["count"], list(state["starts"])
+        self.count, self.starts = state.get("count", torch.zeros(())), list(state.get("starts", []))
 
     def describe(self) -> dict[str, Any]:
         return {"name": "Remembers"}

@@ -12,11 +12,18 @@ from torch import nn
 from crossguard.attacks import ATTACKS
 from crossguard.core.batch import Batch, Inputs
 from crossguard.core.errors import RecipeError, ThreatError
-from crossguard.core.model import bare
+from crossguard.core.model import attack_view, borrowed
 from crossguard.defences.objective import Context, Losses
 from crossguard.defences.stacked import Stacked, StackedTask
 from crossguard.defences.supervision import Supervised
 from crossguard.threat import ThreatModel
+
+_ONE_MOVE = ("fgsm", "noise")  # take no steps, and cost no more than one
+
+
+def takes(attack: str) -> set[str]:
+    """The options by name that an attack of the registry has of its own."""
+    return set(inspect.signature(ATTACKS[attack]).parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,12 @@ class Adversarial(Supervised):
         super().__post_init__()
         if self.attack not in ATTACKS:
             raise RecipeError(f"unknown attack {self.attack!r}; known: {sorted(ATTACKS)}")
+        if self.attack not in _ONE_MOVE and "steps" not in takes(self.attack):
+            known = sorted(name for name in ATTACKS if name in _ONE_MOVE or "steps" in takes(name))
+            raise RecipeError(
+                f"the attack {self.attack!r} takes no steps, it would search at its own length in every step of "
+                f"training; expected one of {known}"
+            )
         if self.steps < 1 or not 0 < self.step_size < float("inf"):
             raise RecipeError(
                 f"found steps {self.steps}, step_size {self.step_size}; expected >= 1 and a finite number > 0, "
@@ -86,7 +99,7 @@ class Adversarial(Supervised):
         return replace(attacked, total=total, parts={**attacked.parts, "clean": clean.total.detach()})
 
     def begins(self, context: Context) -> bool:
-        """Whether this step still trains on clean samples alone."""
+        """See `Objective.begins`."""
         return context.step < self.clean_start * context.steps
 
     def chosen(self, context: Context, inputs: Inputs | None = None) -> ThreatModel:
@@ -102,15 +115,18 @@ class Adversarial(Supervised):
         return threat.only(*sets[context.draw(1) % len(sets)])
 
     def perturb(self, model: nn.Module, batch: Batch, context: Context, **options: Any) -> Batch:
-        """The batch at the inner attack's last point; `options` are further ones of the attack."""
+        """The batch at the inner attack's last point, found through the `attack_view()` that the model may offer;
+        `options` are further ones of the attack."""
         attack = ATTACKS[self.attack]
-        known = inspect.signature(attack).parameters
+        known = takes(self.attack)
         options |= {n: getattr(self, n) for n in ("steps", "step_size") if n in known}
-        net, task = bare(model), context.task
-        if self.inner == "total":
-            net = Stacked(net)
-            task = StackedTask(task, self.auxiliary_weight, net)
-        with context.precision(weights=False):
+        if "rivals" in known:
+            options["rivals"] = 1  # the nearest wrong class alone: no last point is better than another
+        with context.precision(weights=False), borrowed(model) as lent:
+            net, task = attack_view(lent), context.task
+            if self.inner == "total":
+                net = Stacked(net)
+                task = StackedTask(task, self.auxiliary_weight, net)
             result = attack(
                 net,
                 batch.inputs,

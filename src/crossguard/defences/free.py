@@ -23,7 +23,7 @@ class Free(Supervised):
 
     So an epoch, which is as many steps as ever, sees one batch in `replays`, others every epoch: train for as many
     epochs as without. `attacked` as in `Adversarial`, drawn for all replays of a batch. Attacks follow the model as it
-    trains, in training mode.
+    trains, in training mode, and its own gradient: no `attack_view()`.
     """
 
     replays: int = 4

@@ -91,6 +91,10 @@ class Objective(Protocol):
     def epoch_start(self, model: nn.Module, dataset: Dataset, context: Context) -> None:
         """Called before an epoch's first batch with the training data; not again where a run resumes mid-epoch."""
 
+    def begins(self, context: Context) -> bool:
+        """Whether this step still trains on clean samples alone, before any attack; patience is not tried then."""
+        return False
+
     def after_backward(self, model: nn.Module, context: Context) -> None:
         """Called between the backward pass and the optimizer's step."""
 
@@ -99,7 +103,7 @@ class Objective(Protocol):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`; given {}, where a run begins, forget what another run left."""
 
     def describe(self) -> dict[str, Any]:
         """Name and options as JSON, by which a resumed run knows that it is the same one."""

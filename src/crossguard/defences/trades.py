@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crossguard.attacks import ATTACKS
 from crossguard.attacks.objective import Goal, Objective
 from crossguard.core.batch import Batch
 from crossguard.core.errors import RecipeError
 from crossguard.core.task import MultiLabel, Task
-from crossguard.defences.adversarial import Adversarial
+from crossguard.defences.adversarial import Adversarial, takes
 from crossguard.defences.objective import Context, Losses
 from crossguard.defences.term import full
 
@@ -68,11 +66,12 @@ class Trades(Adversarial):
                 "inner: total has no meaning with climb: divergence, which is of the fused answers alone; take inner: "
                 "fused, or climb: loss"
             )
-        if self.climb == "divergence" and (self.attack == "fgsm" or not _takes_objective(self.attack)):
+        # Only an attack with random starts has restarts.
+        if self.climb == "divergence" and not {"objective", "restarts"} <= takes(self.attack):
+            starts = "it starts at the clean samples, where the gradient is 0"
+            why = starts if "objective" in takes(self.attack) else "it has a goal of its own"
             raise RecipeError(
-                f"the attack {self.attack!r} cannot climb the divergence, "
-                f"{'whose gradient is 0 at the clean samples' if self.attack == 'fgsm' else 'it has a goal of its own'}"
-                f"; take pgd, or climb: loss"
+                f"the attack {self.attack!r} cannot climb the divergence, {why}; take pgd, or climb: loss"
             )
 
     def step(self, model: nn.Module, batch: Batch, context: Context) -> Losses:
@@ -90,7 +89,3 @@ class Trades(Adversarial):
         apart = divergence(full(output.logits), moved, context.task).mean()
         parts = {**losses.parts, "divergence": apart.detach()}
         return replace(losses, total=losses.total + self.beta * apart, parts=parts)
-
-
-def _takes_objective(attack: str) -> bool:
-    return "objective" in inspect.signature(ATTACKS[attack]).parameters

@@ -28,7 +28,9 @@ class TrainConfig(BaseModel):
     validate_every: int = Field(1, ge=1, description="epochs; the last one is always validated")
     validation_steps: int = Field(10, ge=1, description="steps of the PGD that chooses the checkpoint")
     validation_samples: int | None = Field(None, ge=1, description="at most so many, drawn once")
-    patience: int | None = Field(None, ge=1, description="stop after so many validations without a better one")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better one, counted once attacks have begun"
+    )
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints within an epoch")
     log_every: int = Field(20, ge=1, description="steps to a line of the log")
 

@@ -1,7 +1,9 @@
 """Several processes that train one model: started by torchrun, or alone.
 
 Gradients (and the buffers of batch normalisation) are averaged in one flat all-reduce after the backward pass, each
-rank weighing as many samples as it had: the gradient of the whole batch exactly. Against DistributedDataParallel this
+rank weighing as many samples as it had: exactly the gradient of the whole batch for a loss that is a mean over its
+samples. What is a mean over fewer of them (auxiliary losses and terms, where modalities are absent) is one over those
+of each rank first, and statistics of batch normalisation are each rank's own. Against DistributedDataParallel this
 gives up overlapping one of the k + 2 passes of a step with communication, and gains a model that stays bare: attacks,
 several forward passes a step and unused heads need no special care.
 """

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,7 +160,7 @@ class _Run:
             self.model.load_state_dict(found["model"])
             self.optimizer.load_state_dict(found["optimizer"])
             self.state = State.from_dict(found["progress"])
-            self.objective.load_state_dict(self._own(found))
+        self.objective.load_state_dict({} if found is None else self._own(found))
         if self.team.total(self.state.step)[0] != self.state.step * self.team.world:
             raise RunError(f"the processes found different checkpoints in {self.out}; give a folder that all can see")
         if self.out is not None and self.team.first:
@@ -325,7 +325,8 @@ class _Run:
         )
         self._settle(state.validation)
         state.validation_seconds += time.perf_counter() - started
-        state.waited += 1
+        if not self.objective.begins(replace(self.context(), step=state.step - 1)):  # the last step that is done
+            state.waited += 1
         if found.beats(state.best):
             state.best, state.best_epoch, state.waited = found, state.epoch, 0
             self._keep()
