@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import crossguard as cg
-from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, flat, present, real_values, take
+from crossguard.core.batch import Feature, check_finite, check_mask, expand_mask, flat, outside, present, take
 from crossguard.models.fusion_model import Partial
 from tests.models_for_tests import Linear
 
@@ -151,7 +152,43 @@ def test_samples_are_laid_flat(shape: tuple[int, ...], expected: tuple[int, int]
     assert flat(torch.zeros(shape)).shape == expected
 
 
-def test_real_values_are_those_under_the_mask() -> None:
-    x = torch.arange(6.0).view(3, 1, 2)
-    assert torch.equal(real_values(x, None), x)
-    assert real_values(x, torch.tensor([True, False, True])).tolist() == [0, 1, 4, 5]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8])
+@pytest.mark.parametrize("padding", [0, 1, 200, math.nan, math.inf])
+@pytest.mark.parametrize("shape", [(4,), (4, 1, 5), (4, 3, 5), (4, 3, 5, 2)])
+def test_the_span_of_what_is_real_is_told_where_it_leaves_the_range(
+    shape: tuple[int, ...], padding: float, dtype: torch.dtype
+) -> None:
+    if dtype == torch.uint8 and not math.isfinite(padding):
+        return
+    generator = torch.Generator().manual_seed(len(shape))
+    mask = torch.rand(shape, generator=generator) > 0.4
+    real = expand_mask(mask, torch.empty(4, 3, 5, 2)).expand(4, 3, 5, 2)
+    values = (torch.rand(4, 3, 5, 2, generator=generator) * 50 + 2).to(dtype)
+    x = torch.where(real, values, torch.tensor(padding).to(dtype))
+    span = float(values[real].min()), float(values[real].max())
+    for low, high in ((0, 60), (1.5, span[1]), (span[0], 210)):
+        assert outside(x, mask, low, high) is None
+    for low, high in ((10, 60), (0, 20), (10, 20), (60, 61), (0, 1)):
+        assert outside(x, mask, low, high) == span
+        assert outside(values.where(real, values[real][0]), None, low, high) == span
+    assert outside(x, torch.zeros_like(mask), 60, 61) is None
+    assert outside(x[:0], mask[:0], 60, 61) is None
+    if dtype.is_floating_point:
+        x[tuple(real.nonzero()[0])] = math.nan  # told by check_finite, which names the sample
+        assert outside(x, mask, 60, 61) is None
+        x[tuple(real.nonzero()[0])] = -math.inf
+        assert outside(x, mask, 0, 60) == (-math.inf, float(x[real].max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_large_values_are_finite_whatever_their_sum(dtype: torch.dtype, sign: int) -> None:
+    x = torch.full((3, 40), sign * torch.finfo(dtype).max, dtype=dtype)
+    assert not x.sum().isfinite()
+    check_finite({"a": x, "b": torch.ones(3, dtype=torch.uint8), "c": torch.zeros(0, 4)})
+    for bad in (math.nan, math.inf, -math.inf):
+        x[2, 7] = bad
+        with pytest.raises(cg.InputError, match=r"modality 'a': NaN or Inf in 1 of 3 samples \(2\)"):
+            check_finite({"b": torch.ones(3, 2), "a": x})
+    with pytest.raises(cg.InputError, match=r"in 2 of 3 samples \(0, 1\)"):  # whose sum is NaN
+        check_finite({"a": torch.tensor([[math.inf], [-math.inf], [0.0]], dtype=dtype)})

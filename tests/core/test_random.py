@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossguard.core.random import bits, combine, direction, sample_keys, text_key, uniform
+from crossguard.core.random import bits, combine, direction, mix, sample_keys, text_key, uniform
 
 
 def test_uniform_looks_uniform() -> None:
@@ -69,3 +71,50 @@ def test_a_direction_is_that_of_its_free_entries() -> None:
     found = direction(keys, 40, free)
     assert torch.equal(found[:, :10], direction(keys, 10))
     assert not found[:, 10:].any()
+
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def splitmix(x: np.ndarray) -> np.ndarray:
+    """The reference implementation's finaliser, in unsigned arithmetic."""
+    z = x.view(np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).view(np.int64)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("count", [0, 1, 3, 2**16 - 1, 2**16, 2**16 + 1, 2**17, 5 * 2**16 + 7])
+def test_the_bits_are_the_same_at_any_size(count: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads in (1, 2):  # which only decide how much is mixed at a time
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        x = (np.arange(count) - count // 2) * 0x1E3779B97F4A7C15
+        given_ = torch.from_numpy(x).to(device)
+        assert np.array_equal(mix(given_).cpu().numpy(), splitmix(x))
+        assert np.array_equal(given_.cpu().numpy(), x), "what was given stays"
+        if count:
+            assert np.array_equal(mix(given_[0]).cpu().numpy(), splitmix(x[:1])[0])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_bits_are_the_same_in_any_layout(device: str) -> None:
+    x = np.arange(300 * 500 * 2).reshape(300, 1000) * 0x1E3779B97F4A7C15
+    whole = torch.from_numpy(x).to(device)
+    for view, expected in (
+        (whole[:, ::2], x[:, ::2]), (whole.T, x.T), (whole[:, :1].expand(-1, 1000), np.repeat(x[:, :1], 1000, axis=1)),
+    ):  # fmt: skip
+        assert np.array_equal(mix(view).cpu().numpy(), splitmix(np.ascontiguousarray(expected)))
+    assert np.array_equal(whole.cpu().numpy(), x), "what was given stays"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_wide_rows_begin_as_narrow_ones_do(device: str) -> None:
+    keys = torch.tensor([3, -8, 2**62], device=device)
+    for draw in (bits, uniform):
+        wide = draw(keys, 70_000)
+        assert torch.equal(wide[:, :50], draw(keys, 50))
+        assert torch.equal(wide[1:2], draw(keys[1:2], 70_000))
+        assert torch.equal(wide.cpu(), draw(keys.cpu(), 70_000))
+    reference = (bits(keys, 70_000).cpu().numpy().view(np.uint64) >> np.uint64(40)) * 2.0**-23 - 1
+    assert np.array_equal(uniform(keys, 70_000).cpu().numpy(), reference)

@@ -252,3 +252,15 @@ def test_bounds_hold_what_is_real() -> None:
         budget.check("audio", x, torch.tensor([[True, True], [False, False]]))
     with pytest.raises(cg.ThreatError, match=r"span \[0, 0.6\]"):
         budget.check("audio", x)
+
+
+@pytest.mark.parametrize("padding", [0.0, 0.7, 9.0, math.nan])
+def test_the_span_that_is_told_is_that_of_what_is_real(padding: float) -> None:
+    budget = cg.Linf(0.1, bounds=(0.5, 1), constraints=(cg.Codes(11, 0.5, 2.0),))
+    x = torch.tensor([[[0.6], [padding]], [[1.9], [padding]]])
+    real = torch.tensor([[True, False], [True, False]])
+    with pytest.raises(cg.ThreatError, match=r"span \[0\.6, 1\.9\], the budget's bounds are \[0\.5, 1\]"):
+        budget.check("audio", x, real)
+    with pytest.raises(cg.ThreatError, match=r"found values in \[0\.6, 19\], its codes"):
+        budget.check("audio", torch.where(x == 1.9, 19.0, x), real)
+    budget.check("audio", torch.where(x == 1.9, math.nan, x), real)  # the check of what is finite names the sample

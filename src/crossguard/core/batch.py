@@ -22,9 +22,18 @@ def expand_mask(mask: Tensor, x: Tensor) -> Tensor:
     return mask.reshape(mask.shape + (1,) * (x.dim() - mask.dim()))
 
 
-def real_values(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The entries of `x` that a mask leaves; `x` itself where there is none."""
-    return x if mask is None else x[expand_mask(mask, x).expand_as(x)]
+def outside(x: Tensor, mask: Tensor | None, low: float, high: float) -> tuple[float, float] | None:
+    """The lowest and highest entry that a mask leaves of `x`, if one is beyond [low, high]; None if one is NaN."""
+    x = x.detach()
+    if not x.numel():
+        return None
+    lowest, highest = (float(v) for v in torch.aminmax(x))
+    # What fills the masked part mostly lies inside too: one pass over all of it is many times as fast as a choice.
+    if mask is not None and not (low <= lowest and highest <= high):
+        real = expand_mask(mask, x)
+        lowest = float(torch.where(real, x, math.inf).amin())
+        highest = float(torch.where(real, x, -math.inf).amax())
+    return (lowest, highest) if lowest < low or highest > high else None
 
 
 def flat(x: Tensor) -> Tensor:
@@ -79,6 +88,9 @@ def check_mask(mask: Mapping[str, Tensor] | None, inputs: Inputs) -> None:
 def check_finite(inputs: Inputs, ids: Sequence[str | int] | Tensor | None = None) -> None:
     """Raise InputError naming the first samples with NaN or Inf."""
     for name, x in inputs.items():
+        # A sum is finite only if all of its terms are, and quick; large terms may overflow, so then each is looked at.
+        if bool(x.detach().sum().isfinite()):
+            continue
         bad = ~flat(torch.isfinite(x)).all(dim=1)
         if bool(bad.any()):
             rows: list[int] = bad.nonzero().flatten().tolist()

@@ -17,18 +17,27 @@ from crossguard.core.batch import Inputs, flat
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX2 = 0x94D049BB133111EB - (1 << 64)
+# How many numbers a thread mixes at a time: 512 KiB, and enough of them for torch to share between all threads.
+_PART = 1 << 16
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift; torch's own keeps the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def mix(x: Tensor) -> Tensor:
     """SplitMix64's finaliser on int64, elementwise."""
-    x = (x ^ _shift(x, 30)) * _MIX1
-    x = (x ^ _shift(x, 27)) * _MIX2
-    return x ^ _shift(x, 31)
+    # In place from the first result on; on a CPU in parts that stay in its caches.
+    size = _PART * torch.get_num_threads()
+    if x.numel() <= size or x.device.type != "cpu":
+        mixed = (x ^ _shift(x, 30)).mul_(_MIX1)
+        mixed.bitwise_xor_(_shift(mixed, 27)).mul_(_MIX2)
+        return mixed.bitwise_xor_(_shift(mixed, 31))
+    mixed = torch.empty(x.shape, dtype=x.dtype)
+    for part, place in zip(x.reshape(-1).split(size), mixed.view(-1).split(size), strict=True):
+        place.copy_(mix(part))
+    return mixed
 
 
 def text_key(text: str) -> int:
@@ -67,7 +76,7 @@ def bits(key: Tensor, count: int) -> Tensor:
 
 def uniform(key: Tensor, count: int) -> Tensor:
     """(N, count) float64 uniform on [-1, 1], multiples of 2^-23: exact in float32 too."""
-    return _shift(bits(key, count), 40).to(torch.float64) * (2.0**-23) - 1.0
+    return _shift(bits(key, count), 40).to(torch.float64).mul_(2.0**-23).sub_(1.0)
 
 
 def direction(key: Tensor, count: int, free: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import expand_mask, flat, real_values
+from crossguard.core.batch import expand_mask, flat, outside
 from crossguard.core.errors import ThreatError
 from crossguard.threat.ball import Ball, spread
 from crossguard.threat.constrained import ConstrainedBall
@@ -104,14 +104,13 @@ class Budget(ABC):
         """Raise ThreatError unless the bounds hold what is real of `x` and the constraints fit its shape."""
         for constraint in self.constraints:
             constraint.check(name, x, mask)
-        if self.bounds is None or not (real := real_values(x.detach(), mask)).numel():
+        if self.bounds is None:
             return
         low, high = self.bounds
         slack = BOUNDS_SLACK * (high - low)
-        found_low, found_high = (float(v) for v in torch.aminmax(real))
-        if found_low < low - slack or found_high > high + slack:
+        if found := outside(x, mask, low - slack, high + slack):
             raise ThreatError(
-                f"modality {name!r}: values span [{found_low:g}, {found_high:g}], the budget's bounds are "
+                f"modality {name!r}: values span [{found[0]:g}, {found[1]:g}], the budget's bounds are "
                 f"[{low:g}, {high:g}]; give the bounds in the modality's own unit"
             )
 

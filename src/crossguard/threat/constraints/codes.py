@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import flat, real_values
+from crossguard.core.batch import flat, outside
 from crossguard.core.errors import ThreatError
 from crossguard.threat.constraints.constraint import Constraint
 
@@ -41,9 +41,9 @@ class Codes(Constraint):
 
     def check(self, name: str, x: Tensor, mask: Tensor | None = None) -> None:
         """Raise ThreatError for real values that no code is near: of another range or unit, say."""
-        room, real = 1 / self._scale, real_values(x.detach(), mask)
-        low, high = (float(v) for v in real.aminmax()) if real.numel() else (self.low, self.high)
-        if low < self.low - room or high > self.high + room:
+        room = 1 / self._scale
+        if found := outside(x, mask, self.low - room, self.high + room):
+            low, high = found
             raise ThreatError(
                 f"modality {name!r}: found values in [{low:g}, {high:g}], its codes stand for [{self.low:g}, "
                 f"{self.high:g}]; give the codes of this unit, e.g. cg.Codes({self.levels}, {low:g}, {high:g})"
