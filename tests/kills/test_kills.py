@@ -75,6 +75,11 @@ def finished_runs(out: Path) -> dict[str, tuple[int, int]]:
     )
 
 
+def prepared(*settings: str) -> tuple[str, ...]:
+    """The command that generates a set into the cache OUT."""
+    return ("data", "prepare", "figures", *(part for s in ("cache=OUT", *settings) for part in ("--set", s)))
+
+
 def check_training(out: Path, undisturbed: Path) -> None:
     assert (out / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert read_same(out / "train.json") == read_same(undisturbed / "train.json")
@@ -120,8 +125,7 @@ def test_an_evaluation(evaluation: Undisturbed, place: Path) -> None:
 
 
 def test_a_data_preparation(place: Path) -> None:
-    settings = ("train=600", "validation=300", "test=300", "size=24", "frames=8")
-    arguments = ("data", "prepare", "figures", "OUT", *(part for s in settings for part in ("--set", s)))
+    arguments = prepared("train=600", "validation=300", "test=300", "size=24", "frames=8")
     command = Command(place, arguments)
     undisturbed, out = place / "undisturbed-data", place / "data"
     seconds = command.run(undisturbed)
@@ -208,7 +212,7 @@ def test_two_evaluations_in_one_folder(evaluation: Undisturbed, place: Path) -> 
 
 
 def test_two_preparations_of_one_cache(place: Path) -> None:
-    arguments = ("data", "prepare", "figures", "OUT", "--set", "train=400", "--set", "size=16", "--set", "frames=8")
+    arguments = prepared("train=400", "size=16", "frames=8")
     command = Command(place, arguments)
     out, alone = place / "two-preparations", place / "one-preparation"
     first, second = command.start(out), command.start(out)
