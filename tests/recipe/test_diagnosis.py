@@ -57,12 +57,11 @@ def test_a_diagnosis_says_what_it_is_of_as_the_record_beside_it_does(tmp_path: P
     protocol = cg.Protocol(steps=1, curve_steps=1, samples=4, check_samples=2, noise_trials=1, clips=0, max_scale=2.0)
     cg.evaluate(model, Loader(splits.test, 4), recipe.threat, protocol=protocol, out=run, recipe=told)
     diagnose_run(run, samples=2, steps=1, projection=None)
-    found = latents.read(run)
+    found = latents.read(run, cg.Record.load(run).meta)
     assert found is not None
     assert found["differs"] == []
     other = ("threat.rgb.eps=8/255", "data.test=24")
     diagnose_run(run, other, out=tmp_path / "other", samples=2, steps=1, projection=None)
-    (tmp_path / "other" / "record.json").write_bytes((run / "record.json").read_bytes())
-    found = latents.read(tmp_path / "other")
+    found = latents.read(tmp_path / "other", cg.Record.load(run).meta)
     assert found is not None
     assert found["differs"] == ["data", "budgets"]

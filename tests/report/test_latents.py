@@ -64,7 +64,7 @@ def test_a_diagnosis_of_other_weights_data_or_budgets_is_told(
 ) -> None:
     own = {"weights": model_hash(TwoBranch()), "data": {"name": "toy"}, "budgets": THREAT.to_dict()}
     (run / "diagnosis.json").write_text(json.dumps({"format": 1, "of": {**own, **other}}))
-    found = latents.read(run)
+    found = latents.read(run, cg.Record.load(run).meta)
     assert found is not None
     assert found["differs"] == differs
 

@@ -148,6 +148,11 @@ class Batch:
             groups=tuple(self.groups[i] for i in index) if self.groups else (),
         )
 
+    def present(self, name: str) -> Tensor:
+        """(N,) bool: in which samples anything of modality `name` is real."""
+        here = present(self.mask, name, len(self))
+        return torch.ones(len(self), dtype=torch.bool, device=self.targets.device) if here is None else here
+
     def with_inputs(self, inputs: Inputs) -> Batch:
         """The same samples with other inputs."""
         return replace(self, inputs=inputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from crossguard.core.batch import present
 from crossguard.core.model import bare, borrowed
 from crossguard.core.random import bits, combine, text_key
 from crossguard.data.base import Dataset
@@ -41,8 +40,7 @@ def fill_memory(model: nn.Module, dataset: Dataset, context: Context) -> None:
                 batch = dataset.read(chosen[start : start + _BATCH]).to(context.device)
                 for name, values in parts.items():
                     value = net.encode(name, batch.inputs[name], batch.mask.get(name)).value
-                    here = present(batch.mask, name, len(batch))
-                    values.append(value if here is None else value[here])
+                    values.append(value[batch.present(name)])
                 context.work.forwards += len(batch)
     features = {name: torch.cat(values)[:size] for name, values in parts.items()}
     net.fusion.fill({name: z for name, z in features.items() if len(z)})

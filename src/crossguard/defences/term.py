@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from crossguard.core.batch import Batch, Need, Output, present
+from crossguard.core.batch import Batch, Need, Output
 from crossguard.core.errors import ModelError
 from crossguard.core.task import Task
 
@@ -24,10 +24,7 @@ class Given:
 
     def present(self, names: Sequence[str]) -> Tensor:
         """(N, M) bool: which modalities are there."""
-        n = len(self.batch)
-        everyone = torch.ones(n, dtype=torch.bool, device=self.batch.targets.device)
-        found = [present(self.batch.mask, name, n) for name in names]
-        return torch.stack([everyone if here is None else here for here in found], dim=1)
+        return torch.stack([self.batch.present(name) for name in names], dim=1)
 
     def hit(self, names: Sequence[str]) -> Tensor:
         """(N, M) bool: which modalities were attacked where they are there."""

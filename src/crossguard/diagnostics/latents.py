@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from crossguard.core.batch import Batch, Feature, Output
-from crossguard.core.batch import present as is_present
 from crossguard.core.errors import InputError, ModelError
 from crossguard.core.model import Branched, bare, borrowed, forward
 from crossguard.core.random import combine, sample_keys
@@ -127,7 +126,7 @@ def rows(net: nn.Module, batch: Batch, at: Mapping[str, str], *, features: bool 
         handed = {n: seen.encode(n, batch.inputs[n], batch.mask.get(n)) for n in branches if n in batch.inputs}
         output = seen.fuse(handed, ("latents",))
         found |= {f"feature/{n}": Handed.of(f, batch.inputs[n]) for n, f in handed.items()}
-        found |= {f"present/{n}": _present(batch, n) for n in handed}
+        found |= {f"present/{n}": batch.present(n) for n in handed}
     else:
         output = forward(seen, batch.inputs, batch.mask, ("latents",))
     values = dict(output.latents or {})
@@ -141,7 +140,7 @@ def rows(net: nn.Module, batch: Batch, at: Mapping[str, str], *, features: bool 
         if count != len(batch):
             raise ModelError(f"the latent {name!r} has {count} rows for {len(batch)} samples, expected one each")
         found[f"value/{name}"] = value.flatten(2).mean(dim=2) if value.dim() > 2 else value.reshape(len(value), -1)
-        found[f"present/{name}"] = _present(batch, name)
+        found[f"present/{name}"] = batch.present(name)
     return {**found, "logits": output.logits, "targets": batch.targets}
 
 
@@ -155,8 +154,3 @@ def _layers(net: nn.Module, at: Mapping[str, str]) -> dict[str, Layer]:
                 f"the model has no submodule {path!r} for the latent {name!r}; {nearest(path, alike or list(known))}"
             )
     return {path: Layer(known[path].forward) for path in at.values()}
-
-
-def _present(batch: Batch, name: str) -> Tensor:
-    here = is_present(batch.mask, name, len(batch))
-    return torch.ones(len(batch), dtype=torch.bool) if here is None else here

@@ -15,7 +15,7 @@ import torch
 
 from crossguard.attacks import fgsm
 from crossguard.attacks.stages import climb
-from crossguard.core import expand_mask, forward, present
+from crossguard.core import expand_mask, forward
 from crossguard.core.batch import flat
 from crossguard.core.random import combine, sample_keys, text_key
 from crossguard.diagnostics import Failure, failures
@@ -66,7 +66,7 @@ def probe(case: Case) -> dict[str, Probe]:
         grads = torch.autograd.grad(margin.sum(), list(leaves.values()), allow_unused=True)
     found: dict[str, Probe] = {}
     for m, g in zip(names, grads, strict=True):
-        real = _present(case, m)
+        real = case.batch.present(m)
         if g is not None and m in batch.mask:
             # What is masked out is never attacked: neither its gradient nor its NaN says anything.
             g = torch.where(expand_mask(batch.mask[m], g), g, 0.0)
@@ -111,15 +111,9 @@ def _matters(case: Case, m: str, logits: torch.Tensor) -> bool:
         return not torch.equal(forward(case.attacked, {**batch.inputs, m: noisy}, batch.mask).logits, logits)
 
 
-def _present(case: Case, m: str) -> torch.Tensor:
-    batch = case.batch
-    found = present(batch.mask, m, len(batch))
-    return torch.ones(len(batch), dtype=torch.bool, device=batch.targets.device) if found is None else found
-
-
 def attackable(case: Case) -> Any:
     """(N,) numpy bool: samples in which some modality is there that may be attacked and that the model looks at."""
-    there = [_present(case, m) for m in case.threat.names if m not in case.ignored]
+    there = [case.batch.present(m) for m in case.threat.names if m not in case.ignored]
     return torch.stack(there).any(dim=0).cpu().numpy() if there else np.zeros(len(case.batch), dtype=bool)
 
 

@@ -81,8 +81,10 @@ class VideoResNet(Encoder):
     def stage(self, name: str, x: Tensor, mask: Tensor | None) -> Tensor:
         """A stage, kept 0 at steps that are not real."""
         frames = _frames(mask)
-        # Most often every frame holds something. A compiled graph is not left to look, and masks at next to no cost.
-        if frames is not None and not torch.compiler.is_compiling() and bool(frames.all()):
+        # Most often every frame holds something. To look would break a compiled graph and have the host wait for a GPU,
+        # which mask at next to no cost.
+        looks = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if frames is not None and looks and bool(frames.all()):
             frames = None
         layer, real = self.get_submodule(name), self._steps(frames)
         return layer(x, real) if isinstance(layer, Blocks) else _keep(layer(x), real)

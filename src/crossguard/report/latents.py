@@ -13,16 +13,15 @@ FILE, FORMAT = "diagnosis.json", 1
 _WIDTH, _HEIGHT = 300.0, 220.0  # of the drawing
 
 
-def read(record: Any) -> dict[str, Any] | None:
-    """The diagnosis in a run folder, and in what it `differs` from the Record there: "weights", "data", "budgets", as
-    far as both say; None where there is none, or where only a Record is at hand."""
-    path = Path(record) / FILE if isinstance(record, str | Path) else None
+def read(place: Any, meta: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The diagnosis in a run folder, and in what it `differs` from the Record there, whose `meta` is given: "weights",
+    "data", "budgets", as far as both say; None where there is none, or where the place is no folder."""
+    path = Path(place) / FILE if isinstance(place, str | Path) else None
     if path is None or not path.exists():
         return None
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         return None
-    meta = read_json(path.with_name("record.json"))
     known = {"weights": meta["fingerprint"]["model"], "budgets": meta["threat"]}
     known["data"] = (meta["recipe"] or {}).get("data")
     return {**found, "differs": [what for what, it in found.get("of", {}).items() if known[what] not in (None, it)]}

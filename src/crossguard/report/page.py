@@ -43,7 +43,8 @@ def report(
     names = unique(r.name for r in loaded)
     models = [Model(i, name, record) for i, (name, record) in enumerate(zip(names, loaded, strict=True))]
     _check(models, reference)
-    html = render(models, title, reference, [latents.read(r) for r in records], [universal.read(r) for r in records])
+    diagnoses = [latents.read(r, m.record.meta) for r, m in zip(records, models, strict=True)]
+    html = render(models, title, reference, diagnoses, [universal.read(r) for r in records])
     path = Path(out)
     write_atomic(path, lambda file: file.write(html.encode()))
     return path
